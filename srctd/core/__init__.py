@@ -1,0 +1,1 @@
+"""What is decided. Pure: no input or output, no clock, no log."""

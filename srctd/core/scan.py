@@ -1,0 +1,151 @@
+"""A scan as data: its files, what its header says, to whom it belongs, what became of it."""
+
+import hashlib
+from datetime import UTC, datetime
+
+import msgspec
+
+
+class Quantity(msgspec.Struct, frozen=True, kw_only=True):
+    """A physical value with its unit and the place it was read from."""
+
+    value: float
+    unit: str
+    origin: str
+    """Where it comes from: a path inside the file, a tag, a rule."""
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of a scan as the listing sees it."""
+
+    path: str
+    """Relative to the scan's source folder, with forward slashes."""
+    size: int
+    mtime_ns: int
+    digest: str = ""
+    """xxh3-128 as 32 hexadecimal digits; empty until the file was read through."""
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The files of a scan. `files[0]` is the one that is opened."""
+
+    folder: str
+    """Absolute source folder."""
+    files: tuple[FileEntry, ...]
+
+    @property
+    def main(self) -> str:
+        """Absolute path of the file that is opened."""
+        return f"{self.folder}/{self.files[0].path}"
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.size for file in self.files)
+
+    def same_files(self, other: "Manifest") -> bool:
+        """Whether both list the same names, sizes and times (digests are not looked at)."""
+
+        def stat(manifest: Manifest) -> list[tuple[str, int, int]]:
+            return [(file.path, file.size, file.mtime_ns) for file in manifest.files]
+
+        return self.folder == other.folder and stat(self) == stat(other)
+
+
+class ScanHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """What a scan says of itself. Frame counts are what is there, not what was announced."""
+
+    format: str
+    """`nxtomo`, `dataexchange` or `nexus` (frames and image keys, but no NXtomo entry)."""
+    entry: str
+    """Path of the group inside the file that holds the scan."""
+    n_projections: int
+    n_flats: int
+    n_darks: int
+    n_rows: int
+    n_columns: int
+    dtype: str
+    angle_first_deg: float
+    angle_last_deg: float
+    expected_projections: int | None = None
+    title: str = ""
+    sample: str = ""
+    instrument: str = ""
+    proposal: str = ""
+    experimenter: str = ""
+    email: str = ""
+    start_time: str | None = None
+    end_time: str | None = None
+    pixel_size: Quantity | None = None
+    """At the sample, metre."""
+    energy: Quantity | None = None
+    """keV."""
+    distance: Quantity | None = None
+    """Sample to detector, metre."""
+    exposure_time: Quantity | None = None
+    """Second per frame."""
+    references: tuple[str, ...] = ()
+    """Absolute paths of further files that hold part of the data (external links, virtual sources)."""
+    notes: tuple[str, ...] = ()
+    """Degradations in plain sentences: what is unknown and what follows from it."""
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of all frames, uncompressed."""
+        itemsize = {"uint8": 1, "uint16": 2, "int16": 2, "float64": 8}.get(self.dtype, 4)
+        frames = self.n_projections + self.n_flats + self.n_darks
+        return frames * self.n_rows * self.n_columns * itemsize
+
+    @property
+    def volume_bytes(self) -> int:
+        """Bytes of the reconstructed volume as float32, all rows, full width."""
+        return 4 * self.n_rows * self.n_columns**2
+
+
+class Owner(msgspec.Struct, frozen=True, kw_only=True):
+    """To whom a scan belongs, and where each answer came from."""
+
+    account: str
+    """First part of the task directory's path."""
+    owner: str
+    owner_group: str
+    access_groups: tuple[str, ...] = ()
+    email: str = ""
+    proposal: str = ""
+    origin: str = "default"
+
+
+class Volume(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished volume file."""
+
+    path: str
+    """Relative to the task directory."""
+    shape: tuple[int, int, int]
+    """(n_slices, n_y, n_x)."""
+    dtype: str
+    unit: str
+    """`1/m`, or `1/pixel` where the pixel size is unknown."""
+    digest: str
+    size: int
+
+
+def scan_id(path: str, revision: int) -> str:
+    """Durable identifier of a scan: its file's stem and 8 hexadecimal digits of path and revision.
+
+    The same canonical path and revision give the same identifier on every start of the daemon.
+    """
+    stem = path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    word = "".join(c if c.isalnum() or c in "-_" else "_" for c in stem)[:64] or "scan"
+    return f"{word}-{hashlib.blake2b(f'{path}\0{revision}'.encode(), digest_size=4).hexdigest()}"
+
+
+def task_name(path: str, completed_at: float) -> str:
+    """Name of the task directory: `<input name>_<timestamp>`, UTC to the second."""
+    stem = path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    word = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem).lstrip(".") or "scan"
+    return f"{word}_{datetime.fromtimestamp(completed_at, UTC):%Y%m%dT%H%M%SZ}"
+
+
+def utc_text(timestamp: float) -> str:
+    """ISO 8601 in UTC with milliseconds, as SciCat writes it."""
+    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
