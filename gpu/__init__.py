@@ -1,0 +1,1 @@
+"""Reconstruction and its worker; the same array code on CPU and GPU."""

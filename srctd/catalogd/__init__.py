@@ -1,0 +1,1 @@
+"""The embedded catalogue: SciCat's API on SQLite."""

@@ -136,7 +136,8 @@ def scan_id(path: str, revision: int) -> str:
     """
     stem = path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
     word = "".join(c if c.isalnum() or c in "-_" else "_" for c in stem)[:64] or "scan"
-    return f"{word}-{hashlib.blake2b(f'{path}\0{revision}'.encode(), digest_size=4).hexdigest()}"
+    identity = f"{path}\0{revision}".encode()
+    return f"{word}-{hashlib.blake2b(identity, digest_size=4).hexdigest()}"
 
 
 def task_name(path: str, completed_at: float) -> str:

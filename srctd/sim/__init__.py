@@ -1,0 +1,1 @@
+"""A detector that writes scans as a real one would."""

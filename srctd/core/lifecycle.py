@@ -1,0 +1,338 @@
+"""The life of a scan: eight steps, one table, one pure function.
+
+A scan enters when its files are complete (`Completed`). From then on `NEEDS` alone decides what may run: a step
+runs when every step that it needs is done. `advance` takes a scan and an event and returns the scan after the
+event and the commands that follow from it. It never looks at a clock, a disk or a log.
+
+The journal keeps finished steps only, so a restart is: load the scans, hand each a `Recovered`, carry the
+commands out. There is no other recovery.
+
+The six stages that people see are a function of the steps (`stages`), never a second state.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from srctd.core.scan import Manifest
+
+
+class Step(StrEnum):
+    """What is done to a scan, in the order a person would tell it."""
+
+    IDENTIFY = "identify"
+    CHECK = "check"
+    SYNC = "sync"
+    SUBMIT = "submit"
+    PREVIEW = "preview"
+    RECONSTRUCT = "reconstruct"
+    REGISTER = "register"
+    PUBLISH = "publish"
+
+
+NEEDS: Mapping[Step, frozenset[Step]] = {
+    Step.IDENTIFY: frozenset(),
+    Step.CHECK: frozenset(),
+    Step.SYNC: frozenset({Step.CHECK, Step.IDENTIFY}),
+    Step.SUBMIT: frozenset({Step.SYNC}),
+    Step.PREVIEW: frozenset({Step.SUBMIT}),
+    Step.RECONSTRUCT: frozenset({Step.PREVIEW}),
+    Step.REGISTER: frozenset({Step.SYNC}),
+    Step.PUBLISH: frozenset({Step.RECONSTRUCT, Step.REGISTER}),
+}
+
+
+class Status(StrEnum):
+    """How a step stands. Only `done`, `retrying` and `held` are in the journal."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    HELD = "held"
+    DONE = "done"
+
+
+class StepState(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of one scan."""
+
+    status: Status = Status.WAITING
+    attempts: int = 0
+    """Failures since the step was last released."""
+    reason: str = ""
+    """Sentence of the last failure; empty once done."""
+    retry_at: float | None = None
+    """UTC timestamp."""
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    """What the step found, as JSON; later steps read it."""
+    seconds: float = 0.0
+
+
+class Scan(msgspec.Struct, frozen=True, kw_only=True):
+    """One scan and how far it is."""
+
+    id: str
+    path: str
+    """Canonical path of the file that is opened."""
+    root: str
+    """Watched root under which it was found, or empty if it was submitted by hand."""
+    revision: int
+    task: str
+    """Name of the task directory, unique among all scans."""
+    manifest: Manifest
+    completed_at: float
+    """UTC timestamp of the verdict."""
+    verdict: msgspec.Raw = msgspec.Raw(b"null")
+    """The completion verdict with its evidence, as JSON."""
+    superseded: bool = False
+    """The file was rewritten; a later revision goes on in its place."""
+    overrides: dict[str, bool | int | float | str | None] = {}
+    """Parameter values that an operator gave."""
+    steps: dict[Step, StepState] = {}
+
+    def step(self, step: Step) -> StepState:
+        """How a step stands."""
+        return self.steps.get(step, StepState())
+
+    @property
+    def done(self) -> bool:
+        """Whether every step is done."""
+        return all(self.step(step).status is Status.DONE for step in Step)
+
+    @property
+    def held(self) -> Step | None:
+        """The first step that is held, if any."""
+        return next((step for step in Step if self.step(step).status is Status.HELD), None)
+
+
+# --- events, in the past tense ----------------------------------------------------------------------------
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
+    """Something that happened to a scan."""
+
+    scan: str
+
+
+class Completed(Event, frozen=True, kw_only=True, tag="scan.completed"):
+    """The scan's files are complete; carries the scan as it enters."""
+
+    entered: Scan
+
+
+class Recovered(Event, frozen=True, kw_only=True, tag="scan.recovered"):
+    """The daemon started and found the scan in its journal."""
+
+
+class StepDone(Event, frozen=True, kw_only=True, tag="step.done"):
+    """A step is done for good."""
+
+    step: Step
+    result: msgspec.Raw
+    seconds: float
+
+
+class StepFailed(Event, frozen=True, kw_only=True, tag="step.failed"):
+    """A step did not work out; without `retry_at` the scan is held."""
+
+    step: Step
+    reason: str
+    retry_at: float | None
+
+
+class RetryDue(Event, frozen=True, kw_only=True, tag="step.retry_due"):
+    """The time of a retry has come."""
+
+    step: Step
+
+
+class Released(Event, frozen=True, kw_only=True, tag="scan.released"):
+    """A person lets a held scan go on, perhaps with other parameters.
+
+    `again` names the first step to be done anew; unset, only what is held or waiting for a retry is.
+    """
+
+    again: Step | None = None
+    overrides: dict[str, bool | int | float | str | None] = {}
+
+
+class Superseded(Event, frozen=True, kw_only=True, tag="scan.superseded"):
+    """The scan's file was rewritten; nothing more is done to this revision."""
+
+
+AnyEvent = Completed | Recovered | StepDone | StepFailed | RetryDue | Released | Superseded
+
+
+# --- commands, in the imperative --------------------------------------------------------------------------
+
+
+class RunStep(msgspec.Struct, frozen=True, kw_only=True):
+    """Carry a step out and report its end as an event."""
+
+    scan: str
+    step: Step
+
+
+class WakeStep(msgspec.Struct, frozen=True, kw_only=True):
+    """Send `RetryDue` at a time."""
+
+    scan: str
+    step: Step
+    at: float
+
+
+Command = RunStep | WakeStep
+
+
+def dependents(step: Step) -> frozenset[Step]:
+    """All steps that need this one, directly or not."""
+    direct = {other for other, needs in NEEDS.items() if step in needs}
+    return frozenset(direct.union(*(dependents(other) for other in direct)))
+
+
+def advance(scan: Scan | None, event: AnyEvent) -> tuple[Scan, list[Command]]:
+    """Return the scan after an event and what is to be done about it.
+
+    `scan` is None exactly for `Completed`. An event that no longer fits (the end of a step that was done
+    already, a retry of a step that is held) changes nothing.
+    """
+    if isinstance(event, Completed):
+        return _start_ready(event.entered)
+    if scan is None:
+        raise ValueError(f"{event.scan}: no such scan")
+    match event:
+        case Recovered():
+            return _recover(scan)
+        case StepDone(step=step) if scan.step(step).status is Status.RUNNING:
+            done = StepState(status=Status.DONE, result=event.result, seconds=event.seconds)
+            return _start_ready(_with(scan, step, done))
+        case StepFailed(step=step) if scan.step(step).status is Status.RUNNING:
+            return _fail(scan, event)
+        case RetryDue(step=step) if scan.step(step).status is Status.RETRYING:
+            waiting = msgspec.structs.replace(scan.step(step), status=Status.WAITING, retry_at=None)
+            return _start_ready(_with(scan, step, waiting))
+        case Released():
+            return _release(scan, event)
+        case Superseded():
+            return msgspec.structs.replace(scan, superseded=True), []
+    return scan, []
+
+
+def _with(scan: Scan, step: Step, state: StepState) -> Scan:
+    return msgspec.structs.replace(scan, steps={**scan.steps, step: state})
+
+
+def _start_ready(scan: Scan) -> tuple[Scan, list[Command]]:
+    """Set every step running whose needs are done and that waits; none once the scan is superseded."""
+    commands: list[Command] = []
+    if scan.superseded:
+        return scan, commands
+    for step, needs in NEEDS.items():
+        ready = all(scan.step(need).status is Status.DONE for need in needs)
+        if ready and scan.step(step).status is Status.WAITING:
+            scan = _with(scan, step, msgspec.structs.replace(scan.step(step), status=Status.RUNNING))
+            commands.append(RunStep(scan=scan.id, step=step))
+    return scan, commands
+
+
+def _recover(scan: Scan) -> tuple[Scan, list[Command]]:
+    for step, state in scan.steps.items():
+        if state.status is Status.RUNNING:
+            scan = _with(scan, step, msgspec.structs.replace(state, status=Status.WAITING))
+    wakes: list[Command] = [
+        WakeStep(scan=scan.id, step=step, at=state.retry_at or 0.0)
+        for step, state in scan.steps.items()
+        if state.status is Status.RETRYING and not scan.superseded
+    ]
+    scan, commands = _start_ready(scan)
+    return scan, commands + wakes
+
+
+def _fail(scan: Scan, event: StepFailed) -> tuple[Scan, list[Command]]:
+    before = scan.step(event.step)
+    state = msgspec.structs.replace(
+        before,
+        status=Status.HELD if event.retry_at is None else Status.RETRYING,
+        attempts=before.attempts + 1,
+        reason=event.reason,
+        retry_at=event.retry_at,
+    )
+    scan = _with(scan, event.step, state)
+    if event.retry_at is None:
+        return scan, []
+    return scan, [WakeStep(scan=scan.id, step=event.step, at=event.retry_at)]
+
+
+def _release(scan: Scan, event: Released) -> tuple[Scan, list[Command]]:
+    again = {event.again, *dependents(event.again)} if event.again else set()
+    scan = msgspec.structs.replace(scan, overrides={**scan.overrides, **event.overrides})
+    for step in Step:
+        state = scan.step(step)
+        stuck = state.status in (Status.HELD, Status.RETRYING)
+        if stuck or (step in again and state.status is not Status.RUNNING):
+            scan = _with(scan, step, StepState())
+    return _start_ready(scan)
+
+
+# --- the six stages ---------------------------------------------------------------------------------------
+
+
+class Stage(StrEnum):
+    """The stages shown to people (Wang et al., J. Synchrotron Rad. 31, 2024)."""
+
+    LOGIN = "LOGIN"
+    CHECK = "CHECK"
+    SUBMIT = "SUBMIT"
+    QUEUE = "QUEUE"
+    RUN = "RUN"
+    DONE = "DONE"
+
+
+class Box(StrEnum):
+    """How a stage's box is drawn."""
+
+    WAITING = "waiting"
+    CURRENT = "current"
+    DONE = "done"
+    HELD = "held"
+
+
+_STEPS_OF: Mapping[Stage, tuple[Step, ...]] = {
+    Stage.LOGIN: (Step.IDENTIFY,),
+    Stage.CHECK: (Step.CHECK,),
+    Stage.SUBMIT: (Step.SYNC, Step.SUBMIT),
+    Stage.QUEUE: (),
+    Stage.RUN: (Step.PREVIEW, Step.RECONSTRUCT),
+    Stage.DONE: (Step.REGISTER, Step.PUBLISH),
+}
+
+
+def stages(scan: Scan, started: bool) -> dict[Stage, Box]:
+    """The six boxes of a scan. `started`: a worker has taken, or finished, one of its jobs."""
+    boxes = {stage: _box(scan, steps) for stage, steps in _STEPS_OF.items()}
+    submitted = boxes[Stage.SUBMIT] is Box.DONE
+    began = started or scan.step(Step.PREVIEW).status in (Status.DONE, Status.HELD)
+    boxes[Stage.QUEUE] = (Box.DONE if began else Box.CURRENT) if submitted else Box.WAITING
+    if boxes[Stage.RUN] is Box.CURRENT and not began:
+        boxes[Stage.RUN] = Box.WAITING
+    if boxes[Stage.DONE] is Box.CURRENT and boxes[Stage.RUN] is not Box.DONE:
+        boxes[Stage.DONE] = Box.WAITING
+    return boxes
+
+
+def current_stage(boxes: Mapping[Stage, Box]) -> Stage:
+    """The stage a scan is at: the first that is held, else the first that is not done, else DONE."""
+    held = (stage for stage, box in boxes.items() if box is Box.HELD)
+    undone = (stage for stage, box in boxes.items() if box is not Box.DONE)
+    return next(held, next(undone, Stage.DONE))
+
+
+def _box(scan: Scan, steps: tuple[Step, ...]) -> Box:
+    states = [scan.step(step).status for step in steps]
+    if Status.HELD in states:
+        return Box.HELD
+    if states and all(status is Status.DONE for status in states):
+        return Box.DONE
+    if any(status is not Status.WAITING for status in states):
+        return Box.CURRENT
+    return Box.WAITING

@@ -1,0 +1,317 @@
+"""Reconstruction parameters: every value with its unit and its origin, and which recipe a scan gets.
+
+A *recipe* (``etc/recipes/*.toml``) sets some parameters and says for which scans. The *parameter file* that
+lies in the task directory and is handed to the workers holds all of them, resolved.
+"""
+
+import difflib
+import fnmatch
+import hashlib
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from srctd.core.errors import ConfigError
+from srctd.core.scan import ScanHeader
+
+Value = bool | int | float | str | None
+
+
+class Origin(StrEnum):
+    """Where a parameter's value comes from."""
+
+    DEFAULT = "default"
+    RULE = "rule"
+    FILE = "file"
+    TAG = "tag"
+    ESTIMATED = "estimated"
+    OPERATOR = "operator"
+
+
+class Parameter(msgspec.Struct, frozen=True, kw_only=True):
+    """One resolved parameter."""
+
+    value: Value
+    unit: str = ""
+    origin: Origin = Origin.DEFAULT
+    source: str = ""
+    """The recipe's name, the path inside the file, the estimators."""
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a parameter before any scan: type, unit, default, meaning."""
+
+    kind: str
+    """`float`, `int`, `bool` or `choice`."""
+    default: Value
+    doc: str
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    low: float = float("-inf")
+    high: float = float("inf")
+
+    def accept(self, name: str, value: object, where: str) -> Value:
+        """Return the value in its own type; raise `ConfigError` naming the place otherwise."""
+        if value is None or (value == "auto" and self.default is None):
+            return None
+        if self.kind == "choice":
+            if value in self.choices:
+                return str(value)
+            raise ConfigError(
+                f"{where}: {name} = {value!r} is not one of {', '.join(self.choices)}",
+                hint="choose one of them",
+            )
+        if self.kind == "bool":
+            if isinstance(value, bool):
+                return value
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            number = int(value) if self.kind == "int" else float(value)
+            if self.low <= number <= self.high and (self.kind != "int" or number == value):
+                return number
+            raise ConfigError(f"{where}: {name} = {value!r} lies outside {self.low:g} to {self.high:g}")
+        raise ConfigError(f"{where}: {name} = {value!r} is not of type {self.kind}")
+
+
+SPECS: dict[str, Spec] = {
+    "center": Spec(
+        kind="float",
+        default=None,
+        unit="pixel",
+        doc="Column of the rotation axis, 0-based, pixel centers at integers; unset: estimated.",
+    ),
+    "algorithm": Spec(
+        kind="choice",
+        default="fourier",
+        choices=("fourier",),
+        doc="Filtered back-projection; `fourier`: by a non-uniform fast Fourier transform.",
+    ),
+    "filter": Spec(
+        kind="choice",
+        default="ram-lak",
+        choices=("ram-lak", "shepp-logan", "cosine", "hamming", "hann", "parzen", "sinc2"),
+        doc="Ramp filter and its apodisation; `ram-lak` is the exact ramp.",
+    ),
+    "padding": Spec(
+        kind="choice",
+        default="edge",
+        choices=("edge", "zero"),
+        doc="How detector rows are continued beyond the detector before filtering.",
+    ),
+    "padding_factor": Spec(
+        kind="float",
+        default=2.0,
+        low=1.0,
+        high=8.0,
+        unit="detector width",
+        doc="Width after padding.",
+    ),
+    "tolerance": Spec(
+        kind="float",
+        default=1e-4,
+        low=1e-6,
+        high=1e-2,
+        doc="Relative tolerance of the non-uniform Fourier transform.",
+    ),
+    "ring_removal": Spec(
+        kind="choice",
+        default="median",
+        choices=("none", "median"),
+        doc="`median`: columns whose median over the angles stands out of their neighborhood are leveled.",
+    ),
+    "ring_size": Spec(
+        kind="int",
+        default=31,
+        low=3,
+        high=501,
+        unit="pixel",
+        doc="Neighborhood against which a column is judged; wider stripes than half of it stay.",
+    ),
+    "ring_threshold": Spec(
+        kind="float",
+        default=3.0,
+        low=0.0,
+        high=100.0,
+        unit="robust standard deviation",
+        doc="Only columns that stand out by more than this are corrected.",
+    ),
+    "minimum_transmission": Spec(
+        kind="float",
+        default=1e-4,
+        low=1e-9,
+        high=1.0,
+        doc="Transmission below this is set to it before the logarithm.",
+    ),
+    "repair_dead_pixels": Spec(
+        kind="bool",
+        default=True,
+        doc="Pixels that never respond or are not finite are interpolated from their neighbors in the row.",
+    ),
+    "rotation_direction": Spec(
+        kind="int",
+        default=1,
+        low=-1,
+        high=1,
+        doc="Sign of the rotation angle: 1 or -1.",
+    ),
+    "first_row": Spec(kind="int", default=None, low=0, unit="pixel", doc="First detector row; unset: 0."),
+    "end_row": Spec(kind="int", default=None, low=1, unit="pixel", doc="Row after the last; unset: all."),
+    "pixel_size": Spec(
+        kind="float",
+        default=None,
+        low=0.0,
+        unit="m",
+        doc="Pixel size at the sample; unset and not in the file: values are per pixel.",
+    ),
+    "energy": Spec(kind="float", default=None, low=0.0, unit="keV", doc="Photon energy."),
+    "distance": Spec(kind="float", default=None, low=0.0, unit="m", doc="Sample to detector."),
+}
+
+
+class Match(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which scans a recipe is for; every given pattern must hold (shell wildcards)."""
+
+    path: str = "*"
+    instrument: str = "*"
+    sample: str = "*"
+    proposal: str = "*"
+    format: str = "*"
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A named set of parameter values for the scans that it matches."""
+
+    name: str
+    description: str = ""
+    priority: int = 0
+    """The matching recipe of the highest priority is taken; equal ones by name."""
+    match: Match = Match()
+    parameters: dict[str, Any] = {}
+
+    def validated(self, where: str) -> "Recipe":
+        """The same recipe with every value checked against `SPECS`; raises `ConfigError`."""
+        checked = {
+            name: spec_of(name, where).accept(name, value, where) for name, value in self.parameters.items()
+        }
+        return msgspec.structs.replace(self, parameters=checked)
+
+
+DEFAULT_RECIPE = Recipe(name="built-in", description="Defaults of the parameters", priority=-1_000_000)
+
+
+class ParameterFile(msgspec.Struct, frozen=True, kw_only=True):
+    """`parameters.json` in a task directory: all that a worker needs to know of a scan."""
+
+    schema: str = "srctd-parameters/1"
+    scan: str
+    input: str
+    """Absolute path of the file that is opened: the copy, or the original where it lies on shared storage."""
+    input_in_place: bool
+    format: str
+    entry: str
+    recipe: str
+    parameters: dict[str, Parameter]
+    shards: tuple[tuple[int, int], ...] = ()
+    """Row ranges (first, end) into which the volume is divided."""
+    notes: tuple[str, ...] = ()
+    """Degradations that a reader of the result must know."""
+    center_confidence: float | None = None
+    """0 to 1; None until the axis was estimated, or where a person gave it."""
+    software: str = ""
+
+    def value(self, name: str) -> Value:
+        """The value of a parameter."""
+        return self.parameters[name].value
+
+    def number(self, name: str) -> float:
+        """The value of a numeric parameter that must be known."""
+        value = self.parameters[name].value
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"parameter {name} has no number: {value!r}")
+        return float(value)
+
+    def rows(self, n_rows: int) -> tuple[int, int]:
+        """Row range (first, end) to reconstruct, within `n_rows`."""
+        first, end = self.value("first_row"), self.value("end_row")
+        return (int(first) if first is not None else 0, min(int(end) if end is not None else n_rows, n_rows))
+
+    def digest(self) -> str:
+        """16 hexadecimal digits that change with anything the volume's bytes depend on."""
+        values = {name: parameter.value for name, parameter in self.parameters.items()}
+        subject = msgspec.json.encode([self.input, self.entry, values], order="sorted")
+        return hashlib.blake2b(subject, digest_size=8).hexdigest()
+
+    def with_parameter(self, name: str, parameter: Parameter) -> "ParameterFile":
+        """A copy with one parameter replaced."""
+        return msgspec.structs.replace(self, parameters={**self.parameters, name: parameter})
+
+
+def spec_of(name: str, where: str) -> Spec:
+    """The spec of a parameter; raises `ConfigError` with the nearest known name."""
+    if name in SPECS:
+        return SPECS[name]
+    near = difflib.get_close_matches(name, SPECS, 1)
+    raise ConfigError(
+        f"{where}: unknown parameter {name!r}",
+        hint=f"did you mean {near[0]!r}?" if near else "see etc/recipes",
+    )
+
+
+def choose(recipes: Iterable[Recipe], path: str, header: ScanHeader) -> Recipe:
+    """The recipe of the highest priority whose patterns all hold; `DEFAULT_RECIPE` if none does."""
+    facts = {
+        "path": path,
+        "instrument": header.instrument,
+        "sample": header.sample,
+        "proposal": header.proposal,
+        "format": header.format,
+    }
+
+    def holds(recipe: Recipe) -> bool:
+        return all(fnmatch.fnmatchcase(fact, getattr(recipe.match, name)) for name, fact in facts.items())
+
+    fitting = [recipe for recipe in recipes if holds(recipe)]
+    return min(fitting, key=lambda r: (-r.priority, r.name), default=DEFAULT_RECIPE)
+
+
+def resolve(header: ScanHeader, recipe: Recipe, overrides: Mapping[str, Value]) -> dict[str, Parameter]:
+    """All parameters: an operator's override before the file's own value before the recipe before the default.
+
+    The file's own values are physical facts (pixel size, energy, distance), which a recipe may fill in where
+    the file is silent, not overrule.
+    """
+    facts = {"pixel_size": header.pixel_size, "energy": header.energy, "distance": header.distance}
+    resolved: dict[str, Parameter] = {}
+    for name, spec in SPECS.items():
+        fact = facts.get(name)
+        if overrides.get(name) is not None:
+            given = spec.accept(name, overrides[name], "override")
+            resolved[name] = Parameter(value=given, unit=spec.unit, origin=Origin.OPERATOR)
+        elif fact is not None:
+            resolved[name] = Parameter(
+                value=fact.value, unit=fact.unit, origin=Origin.FILE, source=fact.origin
+            )
+        elif recipe.parameters.get(name) is not None:
+            value = recipe.parameters[name]
+            resolved[name] = Parameter(value=value, unit=spec.unit, origin=Origin.RULE, source=recipe.name)
+        else:
+            resolved[name] = Parameter(value=spec.default, unit=spec.unit)
+    return resolved
+
+
+def parse_setting(text: str) -> tuple[str, Value]:
+    """`KEY=VALUE` as given on a command line, checked against `SPECS`."""
+    name, separator, raw = text.partition("=")
+    if not separator:
+        raise ConfigError(f"--set {text}: no '=' in it", hint="write --set KEY=VALUE")
+    spec = spec_of(name, f"--set {text}")
+    value: object = raw
+    if spec.kind in ("int", "float"):
+        try:
+            value = int(raw) if spec.kind == "int" else float(raw)
+        except ValueError as exc:
+            raise ConfigError(f"--set {text}: {raw!r} is not a number") from exc
+    elif spec.kind == "bool":
+        value = {"true": True, "false": False}.get(raw.lower(), raw)
+    return name, spec.accept(name, value, f"--set {text}")
