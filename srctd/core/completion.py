@@ -71,6 +71,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     missing: tuple[str, ...] = ()
     recheck_seconds: float = 0.0
     """When a look can change the verdict though nothing changes on disk."""
+    quiet_seconds: float = 0.0
+    """How long nothing had changed."""
+    needed_seconds: float = 0.0
+    """How long nothing had to change. The difference is the daemon's own delay."""
 
 
 def judge(probe: Probe, quiet_seconds: float, rule: Rule) -> Verdict:
@@ -84,7 +88,13 @@ def judge(probe: Probe, quiet_seconds: float, rule: Rule) -> Verdict:
     if not obstacles:
         if quiet_seconds >= needed:
             reason = f"complete: {evidence[0].text}, and nothing is missing"
-            return Verdict(state=State.COMPLETE, reason=reason, evidence=evidence)
+            return Verdict(
+                state=State.COMPLETE,
+                reason=reason,
+                evidence=evidence,
+                quiet_seconds=quiet_seconds,
+                needed_seconds=needed,
+            )
         return Verdict(
             state=State.ARRIVING,
             reason=f"everything is there; waiting until nothing changed for {needed:g} s",
@@ -98,6 +108,8 @@ def judge(probe: Probe, quiet_seconds: float, rule: Rule) -> Verdict:
             reason=f"nothing changed for {quiet_seconds:.0f} s and {obstacles[0]}",
             evidence=evidence,
             missing=obstacles,
+            quiet_seconds=quiet_seconds,
+            needed_seconds=rule.stalled_seconds,
         )
     return Verdict(
         state=State.ARRIVING,

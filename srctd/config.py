@@ -1,0 +1,307 @@
+"""The configuration: TOML in, typed sections out, or one sentence naming the place of the mistake.
+
+Reading it touches nothing but the file itself. Every adapter is given its own section only.
+"""
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import tomli
+
+from srctd.core.completion import Rule
+from srctd.core.errors import ConfigError
+from srctd.core.lifecycle import Step
+from srctd.core.recipe import Recipe
+
+ETC_PACKAGED = Path(__file__).parent / "etc"
+ETC_CHECKOUT = Path(__file__).parent.parent / "etc"
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the sections: unknown keys are refused."""
+
+
+class DaemonSection(Section, frozen=True, kw_only=True):
+    """The process itself."""
+
+    state_directory: str = "/var/lib/srctd"
+    """Journal, embedded catalogue, sockets. On a local disk."""
+    stop_grace_seconds: float = 20.0
+    """How long SIGTERM waits for steps that end by themselves."""
+    copies_at_once: int = 2
+    """Scans that are copied side by side."""
+    step_timeout_seconds: dict[Step, float] = {}
+    """Longest duration per step; the defaults are in `STEP_TIMEOUTS`."""
+
+
+class WatchSection(Section, frozen=True, kw_only=True):
+    """One watched root."""
+
+    path: str
+    patterns: tuple[str, ...] = ("*.h5", "*.hdf5", "*.hdf", "*.nxs", "*.nx")
+    depth: int = 4
+    """Folder levels below the root that are listed."""
+    listing_seconds: float = 5.0
+    """Listing interval. Where inotify works a change is noticed at once all the same."""
+    settle_seconds: float = Rule().settle_seconds
+    unmarked_settle_seconds: float = Rule().unmarked_settle_seconds
+    stalled_seconds: float = Rule().stalled_seconds
+
+    @property
+    def rule(self) -> Rule:
+        """The completion rule of this root."""
+        return Rule(
+            settle_seconds=self.settle_seconds,
+            unmarked_settle_seconds=self.unmarked_settle_seconds,
+            stalled_seconds=self.stalled_seconds,
+        )
+
+
+class StorageSection(Section, frozen=True, kw_only=True):
+    """Shared storage."""
+
+    shared: str
+    reserve_gigabytes: float = 1.0
+    """Space that a copy or a volume must leave free."""
+
+
+class AccountRule(Section, frozen=True, kw_only=True):
+    """Whose scan it is, by its path. Named groups of the pattern may be used as `{name}` in the values."""
+
+    pattern: str
+    """Regular expression, searched in the canonical path."""
+    account: str
+    owner: str = ""
+    owner_group: str = ""
+    access_groups: tuple[str, ...] = ()
+    email: str = ""
+    proposal: str = ""
+
+
+class RecipesSection(Section, frozen=True, kw_only=True):
+    """Where recipes lie."""
+
+    directory: str = ""
+    """Empty: the recipes shipped with srctd."""
+
+
+class PoolSection(Section, frozen=True, kw_only=True):
+    """The worker pool."""
+
+    endpoints: tuple[str, ...] = ()
+    """ZeroMQ endpoints to bind; empty: one ipc socket in the state directory."""
+    local_workers: int | Literal["auto"] = "auto"
+    """Worker processes that the daemon itself starts; 0: none, they come by themselves."""
+    threads_per_worker: int = 0
+    """0: the machine's cores divided by the workers."""
+    worker_nice: int = 5
+    """Niceness of local workers, so that the daemon answers while they compute."""
+    lease_seconds: float = 15.0
+    """A worker that is silent for so long loses its shard."""
+
+
+class ControlSection(Section, frozen=True, kw_only=True):
+    """Status queries and event feed, ZeroMQ endpoints on loopback or ipc."""
+
+    endpoint: str = "tcp://127.0.0.1:5590"
+    feed_endpoint: str = "tcp://127.0.0.1:5591"
+
+
+class CatalogSection(Section, frozen=True, kw_only=True):
+    """The facility's catalogue."""
+
+    embedded: bool = False
+    """Start the embedded catalogue and post to it; the other keys of the connection are then ignored."""
+    embedded_port: int = 0
+    """0: any free port, kept in the state directory."""
+    url: str = ""
+    """Base URL of SciCat, without /api. Empty and not embedded: nothing is posted."""
+    username: str = ""
+    password_file: str = ""
+    token_file: str = ""
+    verify_tls: bool = True
+    pid_prefix: str = "srctd"
+    """First part of the identifiers that srctd gives its data sets."""
+    contact_email: str = ""
+    """Where the scan names nobody."""
+    creation_location: str = "/unknown"
+    """Facility and instrument, for raw data sets."""
+
+
+class LogsSection(Section, frozen=True, kw_only=True):
+    """Logging."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """The whole configuration."""
+
+    storage: StorageSection
+    watch: tuple[WatchSection, ...]
+    accounts: tuple[AccountRule, ...] = ()
+    daemon: DaemonSection = DaemonSection()
+    recipes: RecipesSection = RecipesSection()
+    pool: PoolSection = PoolSection()
+    control: ControlSection = ControlSection()
+    catalog: CatalogSection = CatalogSection()
+    logs: LogsSection = LogsSection()
+
+    @property
+    def pool_endpoints(self) -> tuple[str, ...]:
+        """Where the pool binds."""
+        return self.pool.endpoints or (f"ipc://{self.daemon.state_directory}/pool.sock",)
+
+
+STEP_TIMEOUTS = {
+    Step.IDENTIFY: 60.0,
+    Step.CHECK: 300.0,
+    Step.SYNC: 6 * 3600.0,
+    Step.SUBMIT: 300.0,
+    Step.PREVIEW: 24 * 3600.0,
+    Step.RECONSTRUCT: 48 * 3600.0,
+    Step.REGISTER: 600.0,
+    Step.PUBLISH: 3600.0,
+}
+"""Seconds. Preview and reconstruct include the time in the queue."""
+
+
+def load(path: str) -> Config:
+    """Read a configuration file; raises `ConfigError` with the place of the first mistake."""
+    raw = _read_toml(Path(path))
+    try:
+        config = msgspec.convert(raw, Config)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"{path}: {_plain(str(exc))}", hint=_hint(str(exc))) from exc
+    _check_values(path, config)
+    return config
+
+
+def load_recipes(section: RecipesSection) -> tuple[Recipe, ...]:
+    """All recipes of a folder, checked; raises `ConfigError`."""
+    folder = Path(section.directory) if section.directory else etc_folder() / "recipes"
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder of recipes", hint="set recipes.directory")
+    return tuple(load_recipe(file) for file in sorted(folder.glob("*.toml")))
+
+
+def load_recipe(file: Path) -> Recipe:
+    """One recipe, checked; raises `ConfigError`."""
+    try:
+        return msgspec.convert(_read_toml(file), Recipe).validated(str(file))
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"{file}: {_plain(str(exc))}") from exc
+
+
+def etc_folder() -> Path:
+    """The folder of shipped configuration files, installed or in a checkout."""
+    return ETC_PACKAGED if ETC_PACKAGED.is_dir() else ETC_CHECKOUT
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomli.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc.strerror}", hint="give --config FILE") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path}: byte {exc.start} is not UTF-8") from exc
+    except tomli.TOMLDecodeError as exc:
+        raise ConfigError(f"{path}: not TOML: {exc}") from exc
+
+
+def _plain(message: str) -> str:
+    """Msgspec's message with the place in front: `watch[0].settle: unknown key`."""
+    text, _, place = message.partition(" - at ")
+    place = place.strip("`").removeprefix("$").removeprefix(".")
+    text = text.replace("Object contains unknown field", "unknown key").replace(
+        "Object missing required field", "missing key"
+    )
+    return f"{place}: {text}" if place else text
+
+
+def _hint(message: str) -> str:
+    unknown = re.search(r"unknown field `(\w+)`", message)
+    if not unknown:
+        return ""
+    near = difflib.get_close_matches(unknown[1], _all_keys(Config), 1)
+    return f"did you mean {near[0]!r}?" if near else "see etc/srctd.toml for all keys"
+
+
+def _all_keys(kind: Any) -> list[str]:
+    keys: list[str] = []
+    for field in msgspec.structs.fields(kind):
+        keys.append(field.name)
+        inner = [field.type, *getattr(field.type, "__args__", ())]
+        for candidate in inner:
+            if isinstance(candidate, type) and issubclass(candidate, Section):
+                keys += _all_keys(candidate)
+    return keys
+
+
+def _check_values(path: str, config: Config) -> None:
+    """What types cannot say."""
+    absolute: list[tuple[str, str]] = [
+        ("storage.shared", config.storage.shared),
+        ("daemon.state_directory", config.daemon.state_directory),
+        *((f"watch[{i}].path", root.path) for i, root in enumerate(config.watch)),
+    ]
+    for name, value in absolute:
+        if not os.path.isabs(value):
+            raise ConfigError(f"{path}: {name} = {value!r} is not an absolute path")
+    if not config.watch:
+        raise ConfigError(f"{path}: watch is empty", hint="name at least one folder: [[watch]] path = ...")
+    shared = os.path.realpath(config.storage.shared)
+    for i, root in enumerate(config.watch):
+        watched = os.path.realpath(root.path)
+        if watched == shared or shared.startswith(watched + os.sep):
+            raise ConfigError(
+                f"{path}: storage.shared = {shared!r} lies inside watch[{i}].path = {root.path!r}",
+                hint="results would be taken for scans; move one of them",
+            )
+    _positive(path, config)
+    for i, rule in enumerate(config.accounts):
+        try:
+            re.compile(rule.pattern)
+        except re.error as exc:
+            raise ConfigError(
+                f"{path}: accounts[{i}].pattern = {rule.pattern!r} is no regular expression: {exc}"
+            ) from exc
+
+
+def _positive(path: str, config: Config) -> None:
+    numbers: list[tuple[str, float]] = [
+        ("pool.lease_seconds", config.pool.lease_seconds),
+        ("daemon.stop_grace_seconds", config.daemon.stop_grace_seconds),
+        ("daemon.copies_at_once", config.daemon.copies_at_once),
+    ]
+    for i, root in enumerate(config.watch):
+        numbers += [
+            (f"watch[{i}].{name}", getattr(root, name))
+            for name in (
+                "listing_seconds",
+                "settle_seconds",
+                "unmarked_settle_seconds",
+                "stalled_seconds",
+                "depth",
+            )
+        ]
+    for name, value in numbers:
+        if not value > 0:
+            raise ConfigError(f"{path}: {name} = {value} is not positive")
+    if isinstance(config.pool.local_workers, int) and config.pool.local_workers < 0:
+        raise ConfigError(f"{path}: pool.local_workers = {config.pool.local_workers} is negative")
+
+
+def read_secret(path: str, what: str) -> str:
+    """The first line of a file that holds a password or token; empty path: empty string."""
+    if not path:
+        return ""
+    expanded = path.replace("$CREDENTIALS_DIRECTORY", os.environ.get("CREDENTIALS_DIRECTORY", ""))
+    try:
+        return Path(expanded).read_text(encoding="utf-8").strip()
+    except OSError as exc:
+        raise ConfigError(f"{what} = {path!r} cannot be read: {exc.strerror}") from exc

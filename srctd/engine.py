@@ -1,0 +1,216 @@
+"""One event at a time: journal it, let `advance` decide, start what follows; a step's end is the next event.
+
+The engine holds the scans and nothing else that matters: all of it is in the journal before anything is
+started, so the process may be killed anywhere.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+import structlog
+
+from srctd.core import retry
+from srctd.core.errors import FatalError, SrctdError, TransientError
+from srctd.core.lifecycle import (
+    AnyEvent,
+    Command,
+    Completed,
+    Recovered,
+    RetryDue,
+    RunStep,
+    Scan,
+    StepDone,
+    StepFailed,
+    Superseded,
+    WakeStep,
+    advance,
+)
+from srctd.core.lifecycle import Step as StepName
+from srctd.steps import STEPS, Services, Work
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+
+class JournalPort(Protocol):
+    """Durable memory. Errors: `JournalError`, which ends the process."""
+
+    def load(self) -> list[Scan]:
+        """All scans with their finished, retrying and held steps."""
+
+    def commit(self, scan: Scan, event: AnyEvent, at: float) -> int:
+        """Make an event and the scan after it durable; return the event's number."""
+
+
+class JournalThread:
+    """Runs the journal's methods one after the other in a thread of its own, off the event loop."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="journal")
+
+    async def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Await `function(*args)`, run in the journal's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, partial(function, *args))
+
+    def close(self) -> None:
+        """Wait for what is under way."""
+        self._executor.shutdown()
+
+
+class Engine:
+    """All scans of the daemon, moved on by events."""
+
+    def __init__(
+        self,
+        journal: JournalPort,
+        thread: JournalThread,
+        services: Services,
+        timeouts: Mapping[StepName, float],
+        publish: Callable[[str, dict[str, Any]], None],
+    ) -> None:
+        self.scans: dict[str, Scan] = {}
+        self._journal = journal
+        self._thread = thread
+        self._services = services
+        self._timeouts = timeouts
+        self._publish = publish
+        self._events: asyncio.Queue[AnyEvent] = asyncio.Queue()
+        self._running: dict[tuple[str, StepName], asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup
+        self._ready = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
+        self._stopping = False
+
+    def load(self, scans: Iterable[Scan]) -> None:
+        """Take over the journal's scans; each goes on where it was."""
+        for scan in scans:
+            self.scans[scan.id] = scan
+            if not scan.done and not scan.superseded:
+                self.tell(Recovered(scan=scan.id))
+
+    def tell(self, event: AnyEvent) -> None:
+        """Put an event in line. Call it in the event loop's thread."""
+        self._events.put_nowait(event)
+
+    def latest(self, path: str) -> Scan | None:
+        """The newest revision of the scan at a path."""
+        found = [scan for scan in self.scans.values() if scan.path == path]
+        return max(found, key=lambda scan: scan.revision, default=None)
+
+    def running(self, scan: str) -> frozenset[StepName]:
+        """Steps of a scan that are being carried out now."""
+        return frozenset(step for name, step in self._running if name == scan)
+
+    async def run_forever(self) -> None:
+        """Handle events until cancelled. A bug here, or a journal that fails, ends the process."""
+        async with asyncio.TaskGroup() as self._group:
+            self._ready.set()
+            while True:
+                await self.happen(await self._events.get())
+
+    async def happen(self, event: AnyEvent) -> Scan:
+        """Let an event happen now; return the scan once the event is durable and its commands are started."""
+        await self._ready.wait()
+        async with self._one_at_a_time:
+            commands = await self._record(event)
+            if isinstance(event, Superseded):
+                self._cancel_steps(event.scan)
+            for command in commands:
+                self._start(command)
+            return self.scans[event.scan]
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Start nothing more, give what runs a grace, cancel the rest. What is cut short is done again."""
+        self._stopping = True
+        tasks = list(self._running.values())
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=grace_seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        while not self._events.empty():
+            await self.happen(self._events.get_nowait())
+
+    def _start(self, command: Command) -> None:
+        match command:
+            case RunStep(scan=scan, step=step) if not self._stopping:
+                task = self._group.create_task(self._run(scan, step), name=f"{scan}:{step}")
+                self._running[scan, step] = task
+            case WakeStep(scan=scan, step=step, at=at):
+                delay = max(0.0, at - time.time())
+                asyncio.get_running_loop().call_later(delay, self.tell, RetryDue(scan=scan, step=step))
+
+    def _cancel_steps(self, scan: str) -> None:
+        for (name, _), task in self._running.items():
+            if name == scan:
+                task.cancel()
+
+    async def _record(self, event: AnyEvent) -> list[Command]:
+        """Let the event happen: decide, make it durable, tell the feed."""
+        scan, commands = advance(self.scans.get(event.scan), event)
+        sequence = await self._thread.call(self._journal.commit, scan, event, time.time())
+        self.scans[scan.id] = scan
+        self._publish(_topic(event), {"sequence": sequence, **_summary(scan, event)})
+        return commands
+
+    async def _run(self, scan_id: str, step: StepName) -> None:
+        """Carry a step out; its end, good or bad, becomes an event."""
+        with structlog.contextvars.bound_contextvars(scan=scan_id, step=str(step)):
+            began = time.monotonic()
+            try:
+                event = await self._outcome(scan_id, step, began)
+            finally:
+                del self._running[scan_id, step]
+            self.tell(event)
+
+    async def _outcome(self, scan_id: str, step: StepName, began: float) -> StepDone | StepFailed:
+        scan = self.scans[scan_id]
+        limit = self._timeouts[step]
+        try:
+            async with asyncio.timeout(limit):
+                result = await STEPS[step](Work(scan=scan, services=self._services))
+        except FatalError:
+            raise
+        except SrctdError as exc:
+            return self._failed(scan, step, exc, exc.sentence)
+        except TimeoutError:
+            late = TransientError(f"{step} of {scan_id} did not end within {limit:g} s")
+            return self._failed(scan, step, late, late.sentence)
+        except Exception as exc:  # a bug in a step holds this one scan, the daemon lives on
+            log.exception("step.bug")
+            return self._failed(scan, step, exc, f"internal error in {step}: {type(exc).__name__}: {exc}")
+        seconds = time.monotonic() - began
+        log.info("step.done", seconds=round(seconds, 3))
+        return StepDone(
+            scan=scan_id, step=step, result=msgspec.Raw(msgspec.json.encode(result)), seconds=seconds
+        )
+
+    def _failed(self, scan: Scan, step: StepName, error: Exception, sentence: str) -> StepFailed:
+        now = time.time()
+        retry_at = retry.decide(error, scan.step(step).attempts, now, random.random())
+        retry_in = None if retry_at is None else round(retry_at - now, 1)
+        log.warning("step.failed", reason=sentence, retry_in_seconds=retry_in, held=retry_at is None)
+        return StepFailed(scan=scan.id, step=step, reason=sentence, retry_at=retry_at)
+
+
+def _topic(event: AnyEvent) -> str:
+    return str(event.__struct_config__.tag)
+
+
+def _summary(scan: Scan, event: AnyEvent) -> dict[str, Any]:
+    """What the feed says of an event: small, without the steps' results."""
+    body: dict[str, Any] = {"scan": scan.id, "at": time.time()}
+    match event:
+        case Completed():
+            body |= {"path": scan.path, "bytes": scan.manifest.size}
+        case StepDone(step=step, seconds=seconds):
+            body |= {"step": str(step), "seconds": round(seconds, 3), "scan_done": scan.done}
+        case StepFailed(step=step, reason=reason, retry_at=retry_at):
+            body |= {"step": str(step), "reason": reason, "retry_at": retry_at, "held": retry_at is None}
+    return body

@@ -1,0 +1,194 @@
+"""From directory listings to complete scans: list, see what changed, probe, judge, hand over.
+
+The doorbell (inotify) only shortens the wait; every decision rests on the listing. A file is opened when nothing
+changed between two looks, never locked, and not again until something changes or time alone can change the
+verdict.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+
+from srctd.adapters.watch import Candidate, Listing, Observed, Tracker, Watch
+from srctd.config import WatchSection
+from srctd.core import completion
+from srctd.core.completion import Probe, State, Verdict
+from srctd.core.lifecycle import Completed, Scan, Superseded
+from srctd.core.scan import FileEntry, Manifest, scan_id, task_name
+from srctd.engine import Engine
+from srctd.formats import probe
+
+log = structlog.get_logger()
+
+DEBOUNCE_SECONDS = 0.1
+"""A detector that writes 1,000 files a second rings as often; a look serves them all."""
+
+
+@dataclass(kw_only=True)
+class Arrival:
+    """A file that is no complete scan yet, or no scan at all."""
+
+    candidate: Candidate
+    root: str
+    first_seen_at: float
+    """UTC timestamp."""
+    probed: Probe | None = None
+    probe_again_at: float = 0.0
+    """Monotonic; a piece that is missing may come without a change of this file."""
+    verdict: Verdict | None = None
+
+
+class Intake:
+    """Watches the roots and tells the engine of scans that are complete."""
+
+    def __init__(self, roots: Sequence[WatchSection], engine: Engine) -> None:
+        self.arrivals: dict[str, Arrival] = {}
+        self.problems: dict[str, tuple[str, ...]] = {}
+        """Per root, what keeps it from being watched or listed."""
+        self._roots = roots
+        self._engine = engine
+        self._tracker = Tracker()
+        self._bell = asyncio.Event()
+
+    async def run_forever(self) -> None:
+        """Watch first, then list, and list again: whenever the bell rings, a verdict may change, or time is up."""
+        loop = asyncio.get_running_loop()
+        watch = Watch(self._roots, lambda: loop.call_soon_threadsafe(self._bell.set))
+        await asyncio.to_thread(watch.start)
+        try:
+            while True:
+                self._bell.clear()
+                began = time.monotonic()
+                pause = await self._round(watch)
+                took = time.monotonic() - began
+                try:
+                    async with asyncio.timeout(pause):
+                        await self._bell.wait()
+                    await asyncio.sleep(max(DEBOUNCE_SECONDS, 2 * took))
+                except TimeoutError:
+                    pass
+        finally:
+            await asyncio.to_thread(watch.stop)
+
+    async def _round(self, watch: Watch) -> float:
+        """Look once at every root; return the longest pause until the next look."""
+        listings = [(root, await asyncio.to_thread(watch.list_root, root)) for root in self._roots]
+        candidates = [candidate for _, listing in listings for candidate in listing.candidates]
+        observed = {seen.candidate.path: seen for seen in self._tracker.observe(candidates, time.monotonic())}
+        self.arrivals = {path: arrival for path, arrival in self.arrivals.items() if path in observed}
+        pause = min(root.listing_seconds for root in self._roots)
+        for root, listing in listings:
+            self._note_problems(root, listing)
+            for candidate in listing.candidates:
+                pause = min(pause, await self._look_at(observed[candidate.path], root))
+        return pause
+
+    def _note_problems(self, root: WatchSection, listing: Listing) -> None:
+        if listing.problems != self.problems.get(root.path, ()):
+            for sentence in listing.problems:
+                log.warning("watch.problem", root=root.path, reason=sentence)
+        self.problems[root.path] = listing.problems
+
+    async def _look_at(self, seen: Observed, root: WatchSection) -> float:
+        """Judge one file; return after how many seconds a look may say something new."""
+        path = seen.candidate.path
+        known = self._engine.latest(path)
+        if known and not known.superseded and _unchanged(known, seen.candidate):
+            self.arrivals.pop(path, None)
+            return root.listing_seconds
+        arrival = self.arrivals.get(path)
+        if arrival is None:
+            arrival = Arrival(candidate=seen.candidate, root=root.path, first_seen_at=time.time())
+            self.arrivals[path] = arrival
+            log.info("scan.arriving", path=path)
+        arrival.candidate = seen.candidate
+        if seen.changed:
+            arrival.probed = None
+        half = root.settle_seconds / 2
+        if seen.quiet_seconds < half and arrival.probed is None:
+            return half - seen.quiet_seconds
+        return await self._judge(arrival, seen, root, known)
+
+    async def _judge(self, arrival: Arrival, seen: Observed, root: WatchSection, known: Scan | None) -> float:
+        now = time.monotonic()
+        if arrival.probed is None or (arrival.probed.missing and now >= arrival.probe_again_at):
+            arrival.probed = await asyncio.to_thread(probe, arrival.candidate.path)
+            arrival.probe_again_at = now + root.listing_seconds
+        probed = arrival.probed
+        quiet = seen.quiet_seconds
+        if probed.references:
+            quiet = min(quiet, self._tracker.quiet_of(probed.references, now))
+        verdict = completion.judge(probed, quiet, root.rule)
+        if arrival.verdict is None or verdict.state is not arrival.verdict.state:
+            log.info(
+                "scan.judged", path=arrival.candidate.path, verdict=str(verdict.state), reason=verdict.reason
+            )
+        arrival.verdict = verdict
+        if verdict.state in (State.COMPLETE, State.STALLED):
+            await self._hand_over(arrival, verdict, probed, known)
+        return max(verdict.recheck_seconds, 0.02) if verdict.recheck_seconds else root.listing_seconds
+
+    async def _hand_over(self, arrival: Arrival, verdict: Verdict, probed: Probe, known: Scan | None) -> None:
+        """Tell the engine, unless the files changed while they were judged."""
+        manifest = await asyncio.to_thread(_manifest, arrival.candidate, probed.references)
+        if manifest is None:
+            return
+        path = arrival.candidate.path
+        now = time.time()
+        if known and not known.done:
+            await self._engine.happen(Superseded(scan=known.id))
+        revision = known.revision + 1 if known else 1
+        scan = Scan(
+            id=scan_id(path, revision),
+            path=path,
+            root=arrival.root,
+            revision=revision,
+            task=self._free_task(path, now),
+            manifest=manifest,
+            completed_at=now,
+            verdict=msgspec.Raw(msgspec.json.encode(verdict)),
+        )
+        log.info("scan.completed", scan=scan.id, path=path, bytes=manifest.size, reason=verdict.reason)
+        del self.arrivals[path]
+        await self._engine.happen(Completed(scan=scan.id, entered=scan))
+
+    def _free_task(self, path: str, now: float) -> str:
+        """A task directory's name that no other scan has."""
+        taken = {scan.task for scan in self._engine.scans.values()}
+        name = task_name(path, now)
+        names = (name if n == 1 else f"{name}-{n}" for n in range(1, len(taken) + 2))
+        return next(name for name in names if name not in taken)
+
+
+def _unchanged(scan: Scan, candidate: Candidate) -> bool:
+    main = scan.manifest.files[0]
+    return (main.size, main.mtime_ns) == (candidate.size, candidate.mtime_ns)
+
+
+def _manifest(candidate: Candidate, references: Sequence[str]) -> Manifest | None:
+    """The files as they are now; None if the main one is not as it was judged.
+
+    Referenced files below the scan's folder belong to the scan and are copied with it; others stay where they
+    are and are reached by the absolute path that the file names.
+    """
+    folder, name = os.path.split(candidate.path)
+    files: list[FileEntry] = []
+    for path in (candidate.path, *references):
+        relative = os.path.relpath(path, folder)
+        if relative.startswith(".."):
+            continue
+        try:
+            stat = os.stat(path)
+        except OSError:
+            if path == candidate.path:
+                return None
+            continue
+        files.append(FileEntry(path=relative, size=stat.st_size, mtime_ns=stat.st_mtime_ns))
+    main = files[0]
+    same = main.path == name and (main.size, main.mtime_ns) == (candidate.size, candidate.mtime_ns)
+    return Manifest(folder=folder, files=tuple(files)) if same else None

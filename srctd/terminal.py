@@ -1,0 +1,86 @@
+"""What the terminal shows: the six stages as boxes, scans, workers, arrivals."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+STYLES = {
+    "done": "black on green",
+    "current": "bold blink black on bright_green",
+    "waiting": "bright_black on grey15",
+    "held": "bold white on red",
+}
+
+
+def boxes(states: Mapping[str, str]) -> Text:
+    """The six stages: blinking green is current, solid green done, gray waiting, red held."""
+    text = Text()
+    for stage, state in states.items():
+        mark = {"done": "✓", "held": "!", "current": "▶"}.get(state, " ")
+        text.append(f" {mark}{stage} ", style=STYLES[state])
+        text.append(" ")
+    return text
+
+
+def status_view(status: Mapping[str, Any]) -> RenderableType:
+    """The whole answer to `status`, drawn."""
+    daemon = status["daemon"]
+    head = Text(f"srctd {daemon['version']} on {daemon['host']}, up {_duration(daemon['uptime_seconds'])}")
+    catalog = status["catalog"]
+    if catalog["configured"]:
+        waiting = catalog["waiting"]
+        head.append(f" · catalogue {catalog['url']}" + (f", {waiting} documents wait" if waiting else ""))
+    parts: list[RenderableType] = [head]
+    for root in status["roots"]:
+        parts += [Text(f"! {problem}", style="red") for problem in root["problems"]]
+    parts.append(_scans(status["scans"]))
+    if status["arriving"]:
+        parts.append(_arriving(status["arriving"]))
+    parts.append(_workers(status["workers"]))
+    return Group(*parts)
+
+
+def _scans(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    if not rows:
+        return Text("no scans yet", style="dim")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right")
+    for row in rows:
+        progress = f"{row['progress']:.0%}" if row["state"] == "running" else row["state"]
+        table.add_row(row["scan"], boxes(row["boxes"]), progress)
+        if row["reason"]:
+            table.add_row("", Text(row["reason"], style="red" if row["state"] == "held" else "yellow"), "")
+    return table
+
+
+def _arriving(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for row in rows:
+        table.add_row(Text(row["verdict"], style="cyan"), row["path"], row["reason"])
+    return table
+
+
+def _workers(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    if not rows:
+        return Text("no workers", style="yellow")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for row in rows:
+        busy = f"{row['phase']} {row['fraction']:.0%} {row['scan']}" if row["scan"] else "idle"
+        table.add_row(Text(row["name"], style="dim"), row["device"], busy)
+    return table
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(int(seconds), 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+def console(stderr: bool = False) -> Console:
+    """A console that is plain text where the output is no terminal."""
+    return Console(stderr=stderr, highlight=False)

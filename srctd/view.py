@@ -1,0 +1,171 @@
+"""What is told to people and programs that ask: plain dictionaries, ready for JSON."""
+
+import os
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from srctd import __version__
+from srctd.core.completion import Verdict
+from srctd.core.lifecycle import Box, Scan, Stage, Status, Step, current_stage, stages
+from srctd.intake import Arrival
+from srctd.steps import Previewed, Published, Reconstructed, Registered, Synced
+
+
+def scan_row(scan: Scan, jobs: Mapping[str, Any]) -> dict[str, Any]:
+    """One scan in a list. `jobs`: what the pool knows of its jobs (`started`, `fraction`)."""
+    boxes = stages(scan, started=bool(jobs.get("started")))
+    held = scan.held
+    retrying = next((step for step in Step if scan.step(step).status is Status.RETRYING), None)
+    stuck = held or retrying
+    return {
+        "scan": scan.id,
+        "path": scan.path,
+        "revision": scan.revision,
+        "stage": str(current_stage(boxes)),
+        "boxes": {str(stage): str(box) for stage, box in boxes.items()},
+        "state": _state(scan, stuck),
+        "reason": scan.step(stuck).reason if stuck else "",
+        "progress": jobs.get("fraction", 1.0 if boxes[Stage.RUN] is Box.DONE else 0.0),
+        "completed_at": scan.completed_at,
+    }
+
+
+def scan_details(scan: Scan, jobs: Mapping[str, Any], shared: str) -> dict[str, Any]:
+    """All that is known of one scan."""
+    steps = {
+        str(step): {
+            "status": str(scan.step(step).status),
+            "seconds": round(scan.step(step).seconds, 3),
+            "attempts": scan.step(step).attempts,
+            "reason": scan.step(step).reason,
+            "retry_at": scan.step(step).retry_at,
+        }
+        for step in Step
+    }
+    row = scan_row(scan, jobs)
+    return {
+        **row,
+        "steps": steps,
+        "bytes": scan.manifest.size,
+        **_results(scan, shared),
+        **_latency(scan, jobs),
+    }
+
+
+def why(scan: Scan, jobs: Mapping[str, Any]) -> list[str]:
+    """In plain sentences: what happened to a scan, what it waits for, what to do."""
+    sentences = [f"{scan.path}, revision {scan.revision}."]
+    if bytes(scan.verdict) != b"null":
+        sentences += _verdict_sentences(msgspec.json.decode(scan.verdict, type=Verdict))
+    if scan.superseded:
+        return [*sentences, "The file was rewritten; a later revision goes on in its place."]
+    for step in Step:
+        state = scan.step(step)
+        if state.status is Status.HELD:
+            sentences.append(f"{step}: held. {state.reason}. `srctd retry {scan.id}` tries it again.")
+        elif state.status is Status.RETRYING:
+            wait = max(0.0, (state.retry_at or 0.0) - time.time())
+            sentences.append(f"{step}: failed {state.attempts} times, again in {wait:.0f} s. {state.reason}.")
+        elif state.status is Status.RUNNING and jobs.get("queued") and not jobs.get("assigned"):
+            sentences.append(f"{step}: waits for a worker, {jobs['ahead']} jobs are ahead in the queue.")
+        elif state.status is Status.RUNNING:
+            sentences.append(f"{step}: running.")
+    if scan.done:
+        sentences.append("Every step is done.")
+    return sentences
+
+
+def why_arriving(arrival: Arrival) -> list[str]:
+    """The same for a file that is no complete scan."""
+    if arrival.verdict is None:
+        return [f"{arrival.candidate.path}: it changed a moment ago; it is looked at when it is quiet."]
+    return [f"{arrival.candidate.path}.", *_verdict_sentences(arrival.verdict)]
+
+
+def arrival_row(arrival: Arrival) -> dict[str, Any]:
+    """One arriving file in a list."""
+    verdict = arrival.verdict
+    return {
+        "path": arrival.candidate.path,
+        "verdict": str(verdict.state) if verdict else "ARRIVING",
+        "reason": verdict.reason if verdict else "still changing",
+        "missing": list(verdict.missing) if verdict else [],
+        "bytes": arrival.candidate.size,
+        "first_seen_at": arrival.first_seen_at,
+    }
+
+
+def daemon_facts(started_at: float) -> dict[str, Any]:
+    """Who answers."""
+    return {
+        "version": __version__,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "uptime_seconds": round(time.time() - started_at, 1),
+    }
+
+
+def newest(scans: Iterable[Scan], limit: int) -> list[Scan]:
+    """The last scans to complete, newest first; those that are not done are always among them."""
+    ordered = sorted(scans, key=lambda scan: scan.completed_at, reverse=True)
+    return [scan for n, scan in enumerate(ordered) if n < limit or not (scan.done or scan.superseded)]
+
+
+def _state(scan: Scan, stuck: Step | None) -> str:
+    if scan.superseded:
+        return "superseded"
+    if scan.held:
+        return "held"
+    if stuck:
+        return "retrying"
+    return "done" if scan.done else "running"
+
+
+def _verdict_sentences(verdict: Verdict) -> list[str]:
+    sentences = [f"Verdict {verdict.state}: {verdict.reason}."]
+    sentences += [f"  {evidence.name}: {evidence.text}" for evidence in verdict.evidence]
+    sentences += [f"  missing: {piece}" for piece in verdict.missing]
+    return sentences
+
+
+def _results(scan: Scan, shared: str) -> dict[str, Any]:
+    """What finished steps found, as far as they are."""
+    found: dict[str, Any] = {}
+
+    def result(step: Step, kind: Any) -> Any:
+        state = scan.step(step)
+        return msgspec.json.decode(state.result, type=kind) if state.status is Status.DONE else None
+
+    if synced := result(Step.SYNC, Synced):
+        found |= {"input": synced.input, "in_place": synced.in_place}
+    if submitted := result(Step.SUBMIT, dict):
+        found["parameters"] = submitted["parameters"]
+        folder = os.path.dirname(submitted["parameters"])
+        found["folder"] = folder
+        if shown := result(Step.PREVIEW, Previewed):
+            found |= {
+                "picture": os.path.join(folder, shown.picture),
+                "center": shown.preview.center,
+                "center_confidence": shown.preview.center_confidence,
+            }
+        if built := result(Step.RECONSTRUCT, Reconstructed):
+            found |= {"volume": os.path.join(folder, built.volume.path), "shape": built.volume.shape}
+    if registered := result(Step.REGISTER, Registered):
+        found["raw_pid"] = registered.raw_pid
+    if published := result(Step.PUBLISH, Published):
+        found |= {"derived_pid": published.derived_pid, "record": published.record}
+    return found
+
+
+def _latency(scan: Scan, jobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Seconds from the last change on disk to the first job at a worker, less the settle time."""
+    first = jobs.get("first_assigned_at")
+    if first is None or bytes(scan.verdict) == b"null":
+        return {}
+    verdict = msgspec.json.decode(scan.verdict, type=Verdict)
+    lag = verdict.quiet_seconds - verdict.needed_seconds
+    return {"latency_seconds": round(first - scan.completed_at + lag, 3)}

@@ -1,0 +1,180 @@
+"""The lifecycle: the table, the one function, the six stages."""
+
+import itertools
+
+import msgspec
+import pytest
+from factories import a_scan
+from hypothesis import given
+from hypothesis import strategies as st
+
+from srctd.core.lifecycle import (
+    NEEDS,
+    Box,
+    Completed,
+    Recovered,
+    Released,
+    RetryDue,
+    RunStep,
+    Scan,
+    Stage,
+    Status,
+    Step,
+    StepDone,
+    StepFailed,
+    Superseded,
+    WakeStep,
+    advance,
+    current_stage,
+    dependents,
+    stages,
+)
+
+RESULT = msgspec.Raw(b"{}")
+
+
+def entered() -> Scan:
+    return advance(None, Completed(scan="s", entered=a_scan()))[0]
+
+
+def done(scan: Scan, *steps: Step) -> Scan:
+    for step in steps:
+        scan, _ = advance(scan, StepDone(scan="s", step=step, result=RESULT, seconds=1.0))
+    return scan
+
+
+def test_a_new_scan_starts_the_steps_that_need_nothing() -> None:
+    scan, commands = advance(None, Completed(scan="s", entered=a_scan()))
+    assert {command.step for command in commands} == {Step.IDENTIFY, Step.CHECK}
+    assert scan.step(Step.SYNC).status is Status.WAITING
+
+
+def test_every_order_of_ends_reaches_done_and_never_runs_a_step_before_its_needs() -> None:
+    for order in itertools.permutations(range(3)):
+        scan, commands = advance(None, Completed(scan="s", entered=a_scan()))
+        running = [command.step for command in commands]
+        finished: set[Step] = set()
+        while running:
+            step = running.pop(order[len(finished) % 3] % len(running))
+            assert NEEDS[step] <= finished
+            finished.add(step)
+            scan, commands = advance(scan, StepDone(scan="s", step=step, result=RESULT, seconds=0.0))
+            running += [command.step for command in commands]
+        assert finished == set(Step)
+        assert scan.done
+
+
+def test_a_transient_failure_waits_and_comes_back() -> None:
+    scan, commands = advance(entered(), StepFailed(scan="s", step=Step.CHECK, reason="down", retry_at=5.0))
+    assert commands == [WakeStep(scan="s", step=Step.CHECK, at=5.0)]
+    assert scan.step(Step.CHECK).status is Status.RETRYING
+    scan, commands = advance(scan, RetryDue(scan="s", step=Step.CHECK))
+    assert commands == [RunStep(scan="s", step=Step.CHECK)]
+    assert scan.step(Step.CHECK).attempts == 1
+
+
+def test_a_held_step_holds_what_needs_it_and_nothing_else() -> None:
+    scan = done(entered(), Step.IDENTIFY)
+    scan, commands = advance(scan, StepFailed(scan="s", step=Step.CHECK, reason="rank 2", retry_at=None))
+    assert commands == []
+    assert scan.held is Step.CHECK
+    scan, commands = advance(scan, RetryDue(scan="s", step=Step.CHECK))
+    assert commands == []
+    scan, commands = advance(scan, Released(scan="s"))
+    assert commands == [RunStep(scan="s", step=Step.CHECK)]
+    assert scan.step(Step.CHECK).attempts == 0
+
+
+def test_release_from_a_step_redoes_it_and_all_that_follow() -> None:
+    scan = done(entered(), Step.IDENTIFY, Step.CHECK, Step.SYNC, Step.SUBMIT, Step.PREVIEW, Step.RECONSTRUCT)
+    scan = done(scan, Step.REGISTER, Step.PUBLISH)
+    assert scan.done
+    scan, commands = advance(scan, Released(scan="s", again=Step.SUBMIT, overrides={"center": 3.0}))
+    assert commands == [RunStep(scan="s", step=Step.SUBMIT)]
+    assert scan.overrides == {"center": 3.0}
+    assert scan.step(Step.REGISTER).status is Status.DONE
+    assert scan.step(Step.PUBLISH).status is Status.WAITING
+
+
+def test_an_end_that_comes_twice_or_late_changes_nothing() -> None:
+    scan = done(entered(), Step.CHECK)
+    again, commands = advance(scan, StepDone(scan="s", step=Step.CHECK, result=RESULT, seconds=9.0))
+    assert (again, commands) == (scan, [])
+    again, commands = advance(scan, StepFailed(scan="s", step=Step.CHECK, reason="late", retry_at=None))
+    assert (again, commands) == (scan, [])
+
+
+def test_a_superseded_scan_starts_nothing_more() -> None:
+    scan, _ = advance(entered(), Superseded(scan="s"))
+    scan, commands = advance(scan, StepDone(scan="s", step=Step.CHECK, result=RESULT, seconds=0.0))
+    assert commands == []
+    _, commands = advance(scan, Recovered(scan="s"))
+    assert commands == []
+
+
+def test_an_event_of_an_unknown_scan_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no such scan"):
+        advance(None, Recovered(scan="s"))
+
+
+@given(st.sets(st.sampled_from(list(Step))))
+def test_recovery_starts_exactly_what_is_ready(finished: set[Step]) -> None:
+    """Whatever subset of steps the journal holds as done (closed under NEEDS), recovery runs the ready rest."""
+    closed = {step for step in finished if all(need in finished for need in _all_needs(step))}
+    scan = a_scan()
+    for step in closed:
+        state = msgspec.structs.replace(scan.step(step), status=Status.DONE)
+        scan = msgspec.structs.replace(scan, steps={**scan.steps, step: state})
+    _, commands = advance(scan, Recovered(scan="s"))
+    ready = {step for step in Step if step not in closed and NEEDS[step] <= closed}
+    assert {command.step for command in commands} == ready
+
+
+def _all_needs(step: Step) -> set[Step]:
+    return set(NEEDS[step]).union(*(_all_needs(need) for need in NEEDS[step]))
+
+
+def test_recovery_keeps_a_retry_waiting() -> None:
+    scan, _ = advance(entered(), StepFailed(scan="s", step=Step.CHECK, reason="down", retry_at=5.0))
+    _, commands = advance(scan, Recovered(scan="s"))
+    assert WakeStep(scan="s", step=Step.CHECK, at=5.0) in commands
+    assert RunStep(scan="s", step=Step.CHECK) not in commands
+
+
+def test_dependents_follow_the_table() -> None:
+    assert dependents(Step.PREVIEW) == {Step.RECONSTRUCT, Step.PUBLISH}
+    assert dependents(Step.PUBLISH) == frozenset()
+
+
+def test_the_six_stages_follow_the_steps() -> None:
+    scan = entered()
+    boxes = stages(scan, started=False)
+    assert boxes[Stage.LOGIN] is Box.CURRENT
+    assert boxes[Stage.SUBMIT] is Box.WAITING
+    assert current_stage(boxes) is Stage.LOGIN
+
+    scan = done(scan, Step.IDENTIFY, Step.CHECK, Step.SYNC, Step.SUBMIT)
+    boxes = stages(scan, started=False)
+    assert [boxes[stage] for stage in Stage] == [
+        Box.DONE,
+        Box.DONE,
+        Box.DONE,
+        Box.CURRENT,
+        Box.WAITING,
+        Box.WAITING,
+    ]
+    boxes = stages(scan, started=True)
+    assert current_stage(boxes) is Stage.RUN
+    assert boxes[Stage.QUEUE] is Box.DONE
+
+    scan = done(scan, Step.PREVIEW, Step.RECONSTRUCT)
+    assert current_stage(stages(scan, started=True)) is Stage.DONE
+    scan = done(scan, Step.REGISTER, Step.PUBLISH)
+    assert set(stages(scan, started=True).values()) == {Box.DONE}
+
+
+def test_a_held_stage_is_the_current_one() -> None:
+    scan, _ = advance(entered(), StepFailed(scan="s", step=Step.CHECK, reason="rank 2", retry_at=None))
+    boxes = stages(scan, started=False)
+    assert boxes[Stage.CHECK] is Box.HELD
+    assert current_stage(boxes) is Stage.CHECK
