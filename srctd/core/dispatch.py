@@ -10,14 +10,18 @@ goes silent or that starts anew gives the job back to the queue; the third time 
 import bisect
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import msgspec
 
 from srctd.core.errors import HoldError
-from srctd.core.messages import Heartbeat, Hello, Job, PreviewJob
+from srctd.core.messages import Heartbeat, Hello, Job, PreviewJob, RowsJob
 
 MAX_LOSSES = 3
 """A job that was lost this often is not given out again: more likely it kills workers than they all died."""
+
+REMEMBERED_SCANS = 4096
+"""Above so many scans, what is known of those without an open job is forgotten."""
 
 
 class QueuedJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,16 +30,18 @@ class QueuedJob(msgspec.Struct, frozen=True, kw_only=True):
     id: int
     """Counts up in the order of submission."""
     job: Job
-    priority: float
-    """Smaller goes first; the steps give the time at which the scan entered."""
+    priority: int
+    """Larger goes first."""
+    entered: int
+    """Place of the scan among all scans that had a job, by its first one."""
     queued_at: float
     lost_with: tuple[str, ...] = ()
     """Workers that went away with it, or let its lease run out."""
 
     @property
-    def rank(self) -> tuple[bool, float, int]:
-        """Place in the queue: previews of all scans, then the scans in order, then the order of submission."""
-        return (not isinstance(self.job, PreviewJob), self.priority, self.id)
+    def rank(self) -> tuple[bool, int, int, int]:
+        """Place in the queue: previews of all scans, then by priority, then scan by scan as they came."""
+        return (not isinstance(self.job, PreviewJob), -self.priority, self.entered, self.id)
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +89,37 @@ class Loss(msgspec.Struct, frozen=True, kw_only=True):
     poison: bool
 
 
+class ScanJobs(msgspec.Struct, frozen=True, kw_only=True):
+    """How the jobs of one scan stand."""
+
+    queued: int
+    assigned: int
+    ahead: int
+    """Jobs of all scans that go before the first queued one."""
+    fraction: float
+    """Of the rows to be reconstructed, what is done, 0 to 1."""
+    first_assigned_at: float | None
+    """When a worker first took one of its jobs."""
+
+    @property
+    def started(self) -> bool:
+        """Whether a worker took one of its jobs."""
+        return self.first_assigned_at is not None
+
+
+@dataclass(kw_only=True)
+class _ScanRecord:
+    """What is remembered of a scan beyond its jobs."""
+
+    entered: int
+    open: int = 0
+    """Jobs that are queued or assigned."""
+    rows: int = 0
+    """Rows submitted since it last had no open job."""
+    rows_done: int = 0
+    first_assigned_at: float | None = None
+
+
 def describe(job: Job) -> str:
     """A job in words."""
     if isinstance(job, PreviewJob):
@@ -107,9 +144,11 @@ class Dispatcher:
         self.workers: dict[str, Worker] = {}
         self.leases: dict[str, Lease] = {}
         self._queue: list[QueuedJob] = []  # sorted by rank
+        self._scans: dict[str, _ScanRecord] = {}
         self._session = session
         self._lease_seconds = lease_seconds
         self._jobs = 0
+        self._entered = 0
         self._grants = 0
 
     @property
@@ -119,10 +158,11 @@ class Dispatcher:
 
     # --- jobs ---------------------------------------------------------------------------------------------
 
-    def submit(self, job: Job, *, priority: float, now: float) -> QueuedJob:
+    def submit(self, job: Job, *, priority: int = 0, now: float) -> QueuedJob:
         """Put a job into the queue."""
         self._jobs += 1
-        queued = QueuedJob(id=self._jobs, job=job, priority=priority, queued_at=now)
+        record = self._enter(job)
+        queued = QueuedJob(id=self._jobs, job=job, priority=priority, entered=record.entered, queued_at=now)
         self._enqueue(queued)
         return queued
 
@@ -130,9 +170,11 @@ class Dispatcher:
         """Nobody waits for the job any more: take it from the queue; in a worker's hands it is abandoned."""
         index = bisect.bisect_left(self._queue, job.rank, key=_rank)
         if index < len(self._queue) and self._queue[index].id == job.id:
+            self._scans[job.job.scan].open -= 1
             del self._queue[index]
         for lease in self.leases.values():
-            if lease.job.id == job.id:
+            if lease.job.id == job.id and not lease.abandoned:
+                self._scans[job.job.scan].open -= 1
                 self.leases[lease.id] = msgspec.structs.replace(lease, abandoned=True)
                 return
 
@@ -162,6 +204,10 @@ class Dispatcher:
         if lease is None or lease.worker != worker:
             return None
         self._end(lease, answered=True)
+        if not lease.abandoned:
+            record = self._scans[lease.job.job.scan]
+            record.open -= 1
+            record.rows_done += _rows(lease.job.job)
         return lease
 
     # --- workers ------------------------------------------------------------------------------------------
@@ -218,16 +264,55 @@ class Dispatcher:
 
     # --- for the status -----------------------------------------------------------------------------------
 
-    def waiting(self) -> dict[str, int]:
-        """Queued jobs of each scan, in the order in which the scans will get workers."""
-        return dict(Counter(job.job.scan for job in self._queue))
+    def progress(self) -> dict[str, ScanJobs]:
+        """How the jobs of every scan stand that has any, in the order in which workers are given to them."""
+        queued = Counter(job.job.scan for job in self._queue)
+        ahead: dict[str, int] = {}
+        for index, job in enumerate(self._queue):
+            ahead.setdefault(job.job.scan, index)
+        held = [lease for lease in self.leases.values() if not lease.abandoned]
+        assigned = Counter(lease.job.job.scan for lease in held)
+        growing: dict[str, float] = dict.fromkeys(assigned, 0.0)
+        for lease in held:
+            growing[lease.job.job.scan] += _rows(lease.job.job) * self.workers[lease.worker].done
+        return {
+            scan: self._scan_jobs(
+                scan, queued[scan], assigned[scan], ahead.get(scan, 0), growing.get(scan, 0.0)
+            )
+            for scan in (assigned | queued)
+        }
 
-    def started(self) -> set[str]:
-        """The scans of which a job is, or was before it got lost, in the hands of a worker."""
-        running = {lease.job.job.scan for lease in self.leases.values() if not lease.abandoned}
-        return running | {job.job.scan for job in self._queue if job.lost_with}
+    def jobs_of(self, scan: str) -> ScanJobs:
+        """How the jobs of one scan stand; of a scan without any, what is remembered."""
+        return self.progress().get(scan) or self._scan_jobs(scan, 0, 0, 0, 0.0)
 
     # --- inside -------------------------------------------------------------------------------------------
+
+    def _enter(self, job: Job) -> _ScanRecord:
+        record = self._scans.get(job.scan)
+        if record is None:
+            self._forget_old_scans()
+            self._entered += 1
+            record = self._scans[job.scan] = _ScanRecord(entered=self._entered)
+        if record.open == 0:
+            record.rows = record.rows_done = 0
+        record.open += 1
+        record.rows += _rows(job)
+        return record
+
+    def _forget_old_scans(self) -> None:
+        if len(self._scans) >= REMEMBERED_SCANS:
+            self._scans = {scan: record for scan, record in self._scans.items() if record.open}
+
+    def _scan_jobs(self, scan: str, queued: int, assigned: int, ahead: int, growing: float) -> ScanJobs:
+        record = self._scans.get(scan, _ScanRecord(entered=0))
+        return ScanJobs(
+            queued=queued,
+            assigned=assigned,
+            ahead=ahead,
+            fraction=(record.rows_done + growing) / record.rows if record.rows else 0.0,
+            first_assigned_at=record.first_assigned_at,
+        )
 
     def _enqueue(self, job: QueuedJob) -> None:
         bisect.insort(self._queue, job, key=_rank)
@@ -246,6 +331,9 @@ class Dispatcher:
             deadline=now + self._lease_seconds,
         )
         self.leases[lease.id] = lease
+        record = self._scans[job.job.scan]
+        if record.first_assigned_at is None:
+            record.first_assigned_at = now
         self.workers[worker.name] = msgspec.structs.replace(
             worker, lease=lease.id, phase="assigned", done=0.0
         )
@@ -266,10 +354,16 @@ class Dispatcher:
         if blame:
             job = msgspec.structs.replace(job, lost_with=(*job.lost_with, lease.worker), queued_at=now)
         poison = len(job.lost_with) >= MAX_LOSSES
-        if not poison:
+        if poison:
+            self._scans[job.job.scan].open -= 1
+        else:
             self._enqueue(job)
         return [Loss(lease=lease, job=job, poison=poison)]
 
 
-def _rank(job: QueuedJob) -> tuple[bool, float, int]:
+def _rank(job: QueuedJob) -> tuple[bool, int, int, int]:
     return job.rank
+
+
+def _rows(job: Job) -> int:
+    return job.end - job.first if isinstance(job, RowsJob) else 0

@@ -1,11 +1,13 @@
 """Who gets which job, decided without sockets or clocks."""
 
+from collections import Counter
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from srctd.core.dispatch import MAX_LOSSES, Dispatcher, Lease, poison_error
+from srctd.core.dispatch import MAX_LOSSES, REMEMBERED_SCANS, Dispatcher, Lease, QueuedJob, poison_error
 from srctd.core.endpoints import require_local
 from srctd.core.errors import ConfigError
 from srctd.core.messages import Heartbeat, Hello, PreviewJob, RowsJob
@@ -39,21 +41,30 @@ def jobs(leases: list[Lease]) -> list[object]:
 
 def test_previews_go_before_rows_and_scans_in_the_order_of_entry() -> None:
     d = dispatcher()
-    d.submit(rows("late", 0), priority=200.0, now=0.0)
-    d.submit(rows("early", 0), priority=100.0, now=1.0)
-    d.submit(rows("early", 8), priority=100.0, now=1.0)
-    d.submit(preview("later"), priority=300.0, now=2.0)
-    for name in "wxyz":
+    d.submit(preview("early"), now=0.0)
+    d.submit(rows("late", 0), now=0.0)
+    d.submit(rows("early", 0), now=1.0)
+    d.submit(rows("early", 8), now=1.0)
+    d.submit(preview("later"), now=2.0)
+    d.submit(rows("urgent"), priority=1, now=2.0)
+    for name in "uvwxyz":
         d.join(hello(name), now=3.0)
-    assert jobs(d.assign(4.0)) == [preview("later"), rows("early", 0), rows("early", 8), rows("late", 0)]
+    assert jobs(d.assign(4.0)) == [
+        preview("early"),
+        preview("later"),
+        rows("urgent"),
+        rows("early", 0),
+        rows("early", 8),
+        rows("late", 0),
+    ]
     assert not d.queue
 
 
 def test_a_worker_gets_one_job_at_a_time() -> None:
     d = dispatcher()
     d.join(hello("w"), now=0.0)
-    d.submit(rows(first=0), priority=0.0, now=0.0)
-    d.submit(rows(first=8), priority=0.0, now=0.0)
+    d.submit(rows(first=0), now=0.0)
+    d.submit(rows(first=8), now=0.0)
     (lease,) = d.assign(0.0)
     assert d.assign(1.0) == []
     assert d.finish(lease.id, "w") == lease
@@ -63,7 +74,7 @@ def test_a_worker_gets_one_job_at_a_time() -> None:
 def test_heartbeats_renew_the_lease_that_they_name() -> None:
     d = dispatcher()
     d.join(hello("w"), now=0.0)
-    d.submit(rows(), priority=0.0, now=0.0)
+    d.submit(rows(), now=0.0)
     (lease,) = d.assign(0.0)
     assert d.beat(beat("w", lease.id), now=9.0)
     assert d.expire(18.9) == ([], [])
@@ -76,7 +87,7 @@ def test_heartbeats_renew_the_lease_that_they_name() -> None:
 def test_a_worker_that_lives_but_does_not_know_its_lease_loses_it() -> None:
     d = dispatcher()
     d.join(hello("w"), now=0.0)
-    d.submit(rows(), priority=0.0, now=0.0)
+    d.submit(rows(), now=0.0)
     (lease,) = d.assign(0.0)
     d.beat(beat("w", None), now=9.0)
     silent, (loss,) = d.expire(10.0)
@@ -88,7 +99,7 @@ def test_a_worker_that_lives_but_does_not_know_its_lease_loses_it() -> None:
 def test_a_worker_that_goes_on_with_an_expired_lease_gets_nothing_until_it_answers() -> None:
     d = dispatcher()
     d.join(hello("w"), now=0.0)
-    d.submit(rows(), priority=0.0, now=0.0)
+    d.submit(rows(), now=0.0)
     (lease,) = d.assign(0.0)
     d.beat(beat("w", None), now=9.0)
     d.expire(10.0)
@@ -103,8 +114,8 @@ def test_a_worker_that_goes_on_with_an_expired_lease_gets_nothing_until_it_answe
 def test_a_heartbeat_that_was_under_way_does_not_make_an_idle_worker_busy() -> None:
     d = dispatcher()
     d.join(hello("w"), now=0.0)
-    d.submit(rows(first=0), priority=0.0, now=0.0)
-    d.submit(rows(first=8), priority=0.0, now=0.0)
+    d.submit(rows(first=0), now=0.0)
+    d.submit(rows(first=8), now=0.0)
     (lease,) = d.assign(0.0)
     d.finish(lease.id, "w")
     d.beat(beat("w", lease.id), now=1.0)
@@ -114,8 +125,8 @@ def test_a_heartbeat_that_was_under_way_does_not_make_an_idle_worker_busy() -> N
 def test_a_lost_job_prefers_a_worker_that_has_not_lost_it() -> None:
     d = dispatcher()
     d.join(hello("bad"), now=0.0)
-    d.submit(rows(first=0), priority=0.0, now=0.0)
-    d.submit(rows(first=8), priority=0.0, now=0.0)
+    d.submit(rows(first=0), now=0.0)
+    d.submit(rows(first=8), now=0.0)
     d.assign(0.0)
     d.join(hello("bad"), now=1.0)  # started anew: the job is back in the queue
     d.join(hello("good"), now=1.0)
@@ -125,7 +136,7 @@ def test_a_lost_job_prefers_a_worker_that_has_not_lost_it() -> None:
 def test_a_lost_job_goes_to_the_same_worker_where_there_is_no_other() -> None:
     d = dispatcher()
     d.join(hello("only"), now=0.0)
-    d.submit(rows(), priority=0.0, now=0.0)
+    d.submit(rows(), now=0.0)
     d.assign(0.0)
     d.join(hello("only"), now=1.0)
     assert jobs(d.assign(2.0)) == [rows()]
@@ -133,7 +144,7 @@ def test_a_lost_job_goes_to_the_same_worker_where_there_is_no_other() -> None:
 
 def test_the_third_loss_is_poison_and_names_the_workers() -> None:
     d = dispatcher()
-    d.submit(rows("a", 16), priority=0.0, now=0.0)
+    d.submit(rows("a", 16), now=0.0)
     for name in ("one", "two", "three"):
         d.join(hello(name), now=0.0)
         assert len(d.assign(0.0)) == 1
@@ -148,7 +159,7 @@ def test_the_third_loss_is_poison_and_names_the_workers() -> None:
 
 def test_a_job_handed_back_is_not_held_against_it() -> None:
     d = dispatcher()
-    d.submit(rows(), priority=0.0, now=0.0)
+    d.submit(rows(), now=0.0)
     for turn in range(MAX_LOSSES + 1):
         d.join(hello("w"), now=float(turn))
         d.assign(float(turn))
@@ -159,15 +170,15 @@ def test_a_job_handed_back_is_not_held_against_it() -> None:
 
 def test_cancel_takes_a_job_from_the_queue_or_drops_its_result() -> None:
     d = dispatcher()
-    first = d.submit(rows(first=0), priority=0.0, now=0.0)
-    second = d.submit(rows(first=8), priority=0.0, now=0.0)
+    first = d.submit(rows(first=0), now=0.0)
+    second = d.submit(rows(first=8), now=0.0)
     d.join(hello("w"), now=0.0)
     (lease,) = d.assign(0.0)
     d.cancel(second)
     assert not d.queue
     d.cancel(first)
     assert d.assign(1.0) == []  # the worker still has the canceled job in its hands
-    assert d.started() == set()
+    assert d.progress() == {}
     _, losses = d.expire(20.0)
     assert losses == []  # and nobody wants it back
     assert not d.queue
@@ -178,7 +189,7 @@ def test_only_the_holder_ends_a_lease() -> None:
     d = dispatcher()
     for name in ("w", "x"):
         d.join(hello(name), now=0.0)
-    d.submit(rows(), priority=0.0, now=0.0)
+    d.submit(rows(), now=0.0)
     (lease,) = d.assign(0.0)
     assert d.finish(lease.id, "x") is None
     assert d.finish("s-999", "w") is None
@@ -193,23 +204,53 @@ def test_an_unknown_worker_is_said_to_be_unknown() -> None:
 
 def test_what_the_status_is_told() -> None:
     d = dispatcher()
-    for first in (0, 8, 16):
-        d.submit(rows("b", first), priority=2.0, now=0.0)
-    d.submit(rows("a"), priority=1.0, now=0.0)
+    d.submit(rows("a"), now=0.0)
+    for first in (0, 8, 16, 24):
+        d.submit(rows("b", first), now=0.0)
+    assert d.jobs_of("b").ahead == 1
+    assert not d.jobs_of("a").started
+    d.join(hello("w"), now=5.0)
+    (lease,) = d.assign(5.0)
+    a, b = d.progress()["a"], d.progress()["b"]
+    assert (a.queued, a.assigned, a.started, a.fraction, a.first_assigned_at) == (0, 1, True, 0.0, 5.0)
+    assert (b.queued, b.assigned, b.started, b.ahead) == (4, 0, False, 0)
+    d.finish(lease.id, "w")
+    assert "a" not in d.progress()
+    assert d.jobs_of("a").fraction == 1.0
+    (lease,) = d.assign(6.0)
+    d.beat(beat("w", lease.id), now=6.0)
+    assert d.jobs_of("b").fraction == pytest.approx(0.5 / 4)
+    assert d.jobs_of("never seen").fraction == 0.0
+
+
+def test_a_second_try_of_a_scan_counts_its_rows_anew() -> None:
+    d = dispatcher()
     d.join(hello("w"), now=0.0)
-    d.assign(0.0)
-    assert d.waiting() == {"b": 3}
-    assert d.started() == {"a"}
-    d.leave("w", now=1.0)
-    assert d.waiting() == {"a": 1, "b": 3}
-    assert d.started() == {"a"}
+    done, canceled = d.submit(rows("a", 0), now=0.0), d.submit(rows("a", 8), now=0.0)
+    (lease,) = d.assign(0.0)
+    assert lease.job == done
+    d.finish(lease.id, "w")
+    d.cancel(canceled)
+    d.submit(rows("a", 0), now=1.0)
+    assert d.jobs_of("a").fraction == 0.0
+    assert d.jobs_of("a").first_assigned_at == 0.0
+
+
+def test_scans_without_open_jobs_are_forgotten_in_the_end() -> None:
+    d = dispatcher()
+    kept = d.submit(rows("kept"), now=0.0)
+    for number in range(REMEMBERED_SCANS + 1):
+        d.cancel(d.submit(rows(f"scan-{number}"), now=0.0))
+    assert len(d._scans) <= REMEMBERED_SCANS
+    assert d.jobs_of("kept").queued == 1
+    d.cancel(kept)
 
 
 def test_a_long_queue_is_not_copied_or_sorted_for_a_decision() -> None:
     """A decision looks at as many jobs as there are idle workers, however many wait."""
     d = dispatcher()
     for number in range(10_000):
-        d.submit(rows(f"scan-{number}"), priority=float(number), now=0.0)
+        d.submit(rows(f"scan-{number}"), now=0.0)
     looked_at = 0
     suits = d._suits
 
@@ -235,10 +276,10 @@ class Life(RuleBasedStateMachine):
         super().__init__()
         self.d = dispatcher()
         self.now = 0.0
-        self.open: dict[int, object] = {}
+        self.open: dict[int, QueuedJob] = {}
 
-    @rule(scan=st.sampled_from("abc"), is_preview=st.booleans(), priority=st.sampled_from([0.0, 1.0]))
-    def submit(self, scan: str, is_preview: bool, priority: float) -> None:
+    @rule(scan=st.sampled_from("abc"), is_preview=st.booleans(), priority=st.sampled_from([0, 1]))
+    def submit(self, scan: str, is_preview: bool, priority: int) -> None:
         job = preview(scan) if is_preview else rows(scan)
         queued = self.d.submit(job, priority=priority, now=self.now)
         self.open[queued.id] = queued
@@ -279,7 +320,7 @@ class Life(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         queued = self.open.pop(data.draw(st.sampled_from(sorted(self.open))))
-        self.d.cancel(queued)  # type: ignore[arg-type]
+        self.d.cancel(queued)
 
     def settle(self, losses: list) -> None:  # type: ignore[type-arg]
         for loss in losses:
@@ -296,6 +337,11 @@ class Life(RuleBasedStateMachine):
     def leases_and_workers_agree(self) -> None:
         by_worker = {worker.lease: name for name, worker in self.d.workers.items() if worker.lease}
         assert by_worker == {lease.id: lease.worker for lease in self.d.leases.values()}
+
+    @invariant()
+    def open_jobs_are_counted(self) -> None:
+        counted = {scan: record.open for scan, record in self.d._scans.items() if record.open}
+        assert counted == Counter(queued.job.scan for queued in self.open.values())
 
     @invariant()
     def the_queue_is_in_order(self) -> None:
