@@ -65,7 +65,7 @@ class Pool:
         endpoints: Sequence[str],
         *,
         lease_seconds: float,
-        on_event: OnEvent = lambda topic, fields: None,
+        on_event: OnEvent,
     ) -> None:
         """Touches nothing yet. `on_event` is told `worker.*` and `shard.*` topics with their fields."""
         self._wanted = [require_local(endpoint) for endpoint in endpoints]
@@ -99,7 +99,8 @@ class Pool:
         """
         now = time.monotonic()
         queued = self._dispatcher.submit(job, priority=priority, now=now)
-        waiter = self._waiters[queued.id] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[JobOutcome] = asyncio.get_running_loop().create_future()
+        self._waiters[queued.id] = waiter
         try:
             await self._assign()
             return await waiter
@@ -134,7 +135,7 @@ class Pool:
         """Serve the workers until canceled."""
         pause = round(1000 * self._lease_seconds / TURNS_PER_LEASE)
         while True:
-            if await self._open.poll(pause, zmq.POLLIN):
+            if await self._open.poll(pause):
                 await self._receive()
             self._expire()
             await self._assign()
@@ -142,9 +143,10 @@ class Pool:
     async def drain(self, grace_seconds: float = 0.0) -> None:
         """Give out no more jobs; wait up to `grace_seconds` for those that workers have in hand."""
         self._draining = True
-        deadline = time.monotonic() + grace_seconds
-        while self._dispatcher.leases and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
+        held = {lease.job.id for lease in self._dispatcher.leases.values()}
+        waiters = [waiter for job, waiter in self._waiters.items() if job in held]
+        if waiters:
+            await asyncio.wait(waiters, timeout=grace_seconds)
 
     async def stop_workers(self) -> None:
         """Tell all workers to finish what they have in hand and leave."""
@@ -322,13 +324,16 @@ class Pool:
                     self._lost(lease.worker, "unreachable", blame=False)
 
     async def _send(self, worker: str, message: ToWorker) -> bool:
-        return await self._send_to(self._routes[worker], message)
+        route = self._routes.get(worker)
+        return route is not None and await self._send_to(route, message)
 
     async def _send_to(self, route: bytes, message: ToWorker) -> bool:
         """Whether the peer is there and could take the message."""
         try:
             await self._open.send_multipart([route, encode(message)], zmq.DONTWAIT)
-        except zmq.ZMQError:
+        except zmq.ZMQError as exc:
+            if exc.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                raise
             return False
         return True
 

@@ -190,6 +190,9 @@ class Stop(Message, frozen=True, kw_only=True, tag="stop"):
 
 ToWorker = Assign | WhoAreYou | Stop
 
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for foreign bytes: its own error, but also for text that is not UTF-8 and for deep nesting."""
+
 _encoder = msgspec.msgpack.Encoder()
 _from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
@@ -204,7 +207,7 @@ def decode_from_worker(raw: bytes) -> FromWorker:
     """Read what a worker sent; raises `MessageError`."""
     try:
         return _from_worker.decode(raw)
-    except msgspec.DecodeError as exc:
+    except UNDECODABLE as exc:
         raise MessageError(f"no message from a worker: {exc}") from exc
 
 
@@ -212,5 +215,5 @@ def decode_to_worker(raw: bytes) -> ToWorker:
     """Read what the pool sent; raises `MessageError`."""
     try:
         return _to_worker.decode(raw)
-    except msgspec.DecodeError as exc:
+    except UNDECODABLE as exc:
         raise MessageError(f"no message from the pool: {exc}") from exc
