@@ -1,0 +1,60 @@
+-- The journal: what is finished, and what is still to be posted. Queues, leases and listings are never in here.
+-- Times are UTC timestamps in seconds. 0x73726374 is 'srct'.
+
+BEGIN IMMEDIATE;
+
+PRAGMA application_id = 0x73726374;
+PRAGMA user_version = 1;
+
+CREATE TABLE scans (
+    id           TEXT PRIMARY KEY,
+    path         TEXT NOT NULL,                 -- canonical path of the file that is opened
+    root         TEXT NOT NULL,                 -- watched root, empty if submitted by hand
+    revision     INTEGER NOT NULL,
+    task         TEXT NOT NULL UNIQUE,          -- name of the task directory
+    manifest     TEXT NOT NULL,                 -- JSON
+    completed_at REAL NOT NULL,
+    verdict      TEXT NOT NULL,                 -- JSON, with its evidence
+    superseded   INTEGER NOT NULL DEFAULT 0,
+    overrides    TEXT NOT NULL DEFAULT '{}',    -- JSON
+    UNIQUE (path, revision)
+) STRICT;
+
+-- Steps that wait or run have no row: after a crash they are done again.
+CREATE TABLE steps (
+    scan        TEXT NOT NULL REFERENCES scans (id),
+    step        TEXT NOT NULL,
+    status      TEXT NOT NULL CHECK (status IN ('done', 'retrying', 'held')),
+    attempts    INTEGER NOT NULL,
+    reason      TEXT NOT NULL,
+    retry_at    REAL,
+    result      TEXT NOT NULL,                  -- JSON
+    seconds     REAL NOT NULL,
+    finished_at REAL NOT NULL,                  -- when the step came to this status
+    PRIMARY KEY (scan, step)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE outbox (
+    scan        TEXT NOT NULL REFERENCES scans (id),
+    key         TEXT NOT NULL,
+    position    INTEGER NOT NULL,               -- order of posting within the scan
+    kind        TEXT NOT NULL,
+    dataset_pid TEXT NOT NULL,
+    body        BLOB NOT NULL,                  -- JSON
+    remote_id   TEXT,                           -- the catalogue's name for it, once posted
+    posted_at   REAL,
+    PRIMARY KEY (scan, key)
+) STRICT;
+
+CREATE INDEX outbox_waiting ON outbox (scan) WHERE posted_at IS NULL;
+
+-- What happened, in order. Rows are only ever added.
+CREATE TABLE events (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    at       REAL NOT NULL,
+    scan     TEXT NOT NULL,
+    topic    TEXT NOT NULL,
+    body     TEXT NOT NULL                      -- JSON
+) STRICT;
+
+COMMIT;
