@@ -1,0 +1,288 @@
+"""HDF5 files as a detector leaves them: opened without a lock, followed through links, read with care.
+
+Nothing here ever locks or writes a file. A reader that locks stops the acquisition: the detector's next open for
+appending would fail.
+
+Links to other files are followed by `Source` itself and not by HDF5, for three reasons: every file gets opened
+without a lock, a file that is missing is named, and the daemon learns which further files belong to the scan.
+"""
+
+import errno
+import glob
+import math
+import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+import h5py
+import hdf5plugin  # noqa: F401  (registers the compression filters that detectors write)
+
+from srctd.core.errors import NotPermitted, ScanUnreadable, SrctdError, StorageUnavailable
+
+Node: TypeAlias = h5py.Group | h5py.Dataset
+
+LIBRARY_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)
+"""What h5py raises for a file that is damaged or is being written at this moment."""
+
+_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN}
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_DEEPEST_LINK = 16
+
+
+class ExternalMissing(ScanUnreadable):
+    """A link leads into a file that is not there."""
+
+    def __init__(self, message: str, target: str) -> None:
+        super().__init__(message, hint="bring the file to this place, or restore the link")
+        self.target = target
+
+
+@contextmanager
+def translated(path: str) -> Iterator[None]:
+    """Turn what h5py raises inside the block into one sentence about `path`."""
+    try:
+        yield
+    except SrctdError:
+        raise
+    except LIBRARY_ERRORS as exc:
+        raise _translate(path, exc) from exc
+
+
+def _translate(path: str, exc: BaseException) -> SrctdError:
+    number = exc.errno if isinstance(exc, OSError) else None
+    text = str(exc).strip("'\"")
+    reason = text[text.rfind("(") + 1 : -1] if text.endswith(")") and "(" in text else text
+    if isinstance(exc, PermissionError):
+        return NotPermitted(
+            f"{path} may not be read by this user", hint="grant the service's group read access"
+        )
+    if isinstance(exc, FileNotFoundError):
+        return ScanUnreadable(f"{path} does not exist", hint="check the path")
+    if isinstance(exc, IsADirectoryError):
+        return ScanUnreadable(f"{path} is a directory, not an HDF5 file", hint="name the file")
+    if number in _PASSING:
+        return StorageUnavailable(f"{path} cannot be reached now: {text}")
+    if "truncated file" in text:
+        return ScanUnreadable(f"{path} is truncated: {reason}", hint="wait for the writer, or copy it again")
+    if "already open for write" in text or "consistency flag" in text:
+        return ScanUnreadable(
+            f"{path} is marked as open for writing: {reason}",
+            hint="wait for the writer; after a crash of the writer run h5clear -s on it",
+        )
+    return ScanUnreadable(
+        f"{path} cannot be read: {reason}", hint="the file is damaged or still being written"
+    )
+
+
+def open_file(path: str) -> h5py.File:
+    """Open for reading, without a lock; raises `ScanUnreadable`, `NotPermitted` or `StorageUnavailable`.
+
+    The chunk cache is off: with it, HDF5 fetches every chunk whole, that is all rows of every frame for a few
+    rows wanted.
+    """
+    with translated(path):
+        with Path(path).open("rb") as raw:
+            size = raw.seek(0, 2)
+        if size == 0:
+            raise ScanUnreadable(f"{path} is empty", hint="wait for the writer")
+        if not h5py.is_hdf5(path):
+            raise ScanUnreadable(f"{path} is not an HDF5 file", hint="only HDF5 scans are read")
+        return h5py.File(path, "r", locking=False, rdcc_nbytes=0)
+
+
+def open_for_writing(path: str) -> bool | None:
+    """The superblock's consistency flag (version 3: byte 11); None where the version has none, or on error."""
+    try:
+        with Path(path).open("rb") as raw:
+            head = raw.read(12)
+    except OSError:
+        return None
+    if len(head) < 12 or not head.startswith(_SIGNATURE) or head[8] < 3:
+        return None
+    return head[11] & 1 == 1
+
+
+class Source:
+    """An HDF5 file and the files that its links lead to."""
+
+    def __init__(self, path: str) -> None:
+        self.path = posixpath.abspath(path)
+        self._files = {self.path: open_file(self.path)}
+
+    @property
+    def root(self) -> h5py.Group:
+        """Root group of the main file."""
+        return self._files[self.path]["/"]
+
+    def close(self) -> None:
+        """Close every file."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def get(self, path: str) -> Node | None:
+        """What lies at a path inside the main file; None where nothing does.
+
+        Soft and external links are followed; raises `ExternalMissing` where one leads into a file that is not
+        there.
+        """
+        return self._walk(self.root, posixpath.normpath(path), 0)
+
+    def dataset(self, path: str) -> h5py.Dataset | None:
+        """The data set at a path; None where there is none."""
+        node = self.get(path)
+        return node if isinstance(node, h5py.Dataset) else None
+
+    def group(self, path: str) -> h5py.Group | None:
+        """The group at a path; None where there is none."""
+        node = self.get(path)
+        return node if isinstance(node, h5py.Group) else None
+
+    def references(self, dataset: h5py.Dataset) -> tuple[str, ...]:
+        """Absolute paths of the files, other than the main one, in which a data set's values lie.
+
+        Raises `ExternalMissing` for the first that is not there: HDF5 itself would hand out fill values.
+        """
+        found: dict[str, None] = {}
+        self._collect(dataset, found, 0)
+        return tuple(name for name in found if name != self.path)
+
+    def _walk(self, start: h5py.Group, path: str, depth: int) -> Node | None:
+        if depth > _DEEPEST_LINK:
+            raise ScanUnreadable(f"{self.path}: the links at {path} lead in a circle")
+        node: Node = start.file["/"] if path.startswith("/") else start
+        for name in path.split("/"):
+            if name in ("", "."):
+                continue
+            if not isinstance(node, h5py.Group):
+                return None
+            link = node.get(name, getlink=True)
+            if link is None:
+                return None
+            following = self._follow(node, name, link, depth)
+            if following is None:
+                return None
+            node = following
+        return node
+
+    def _follow(self, group: h5py.Group, name: str, link: object, depth: int) -> Node | None:
+        if isinstance(link, h5py.SoftLink):
+            return self._walk(group, link.path, depth + 1)
+        if isinstance(link, h5py.ExternalLink):
+            target = _beside(group.file.filename, link.filename)
+            if not Path(target).exists():
+                where = posixpath.join(group.name, name)
+                raise ExternalMissing(f"{self.path}: {where} lies in {target}, which does not exist", target)
+            return self._walk(self._open(target)["/"], "/" + link.path.lstrip("/"), depth + 1)
+        node: Node = group[name]
+        return node
+
+    def _open(self, path: str) -> h5py.File:
+        if path not in self._files:
+            self._files[path] = open_file(path)
+        return self._files[path]
+
+    def _collect(self, dataset: h5py.Dataset, found: dict[str, None], depth: int) -> None:
+        found[posixpath.abspath(dataset.file.filename)] = None
+        if not dataset.is_virtual or depth > _DEEPEST_LINK:
+            return
+        extents: dict[tuple[str, str], int] = {}
+        for source in dataset.virtual_sources():
+            frames = _frames_needed(source)
+            key = (source.file_name, source.dset_name)
+            extents[key] = max(extents.get(key, 0), frames)
+        for (name, inner), frames in extents.items():
+            for target in _targets(dataset.file.filename, name):
+                self._collect(self._piece(dataset, target, inner, frames), found, depth + 1)
+
+    def _piece(self, dataset: h5py.Dataset, target: str, inner: str, frames: int) -> h5py.Dataset:
+        """The data set `inner` in `target` of which a virtual one takes `frames`; raises `ExternalMissing`."""
+        if not Path(target).exists():
+            raise ExternalMissing(
+                f"{self.path}: {dataset.name} is assembled from {target}, which does not exist", target
+            )
+        piece = self._walk(self._open(target)["/"], "/" + inner.lstrip("/"), 1)
+        there = length(piece) if isinstance(piece, h5py.Dataset) else 0
+        if there < frames or not isinstance(piece, h5py.Dataset):
+            raise ExternalMissing(
+                f"{self.path}: {dataset.name} needs {frames} frames of {inner} in {target}, "
+                f"where {there} are",
+                target,
+            )
+        return piece
+
+
+def _beside(container: str, name: str) -> str:
+    """Absolute path of a file that a link in `container` names, by HDF5's own rules.
+
+    Relative names count from the folder of the file that holds the link. An absolute path that is not there is
+    looked for by its last part in that folder: so a scan that was moved as a whole stays readable.
+    """
+    folder = Path(posixpath.abspath(container)).parent
+    if Path(name).is_absolute() and not Path(name).exists() and (folder / Path(name).name).exists():
+        return str(folder / Path(name).name)
+    return posixpath.normpath(str(folder / name))
+
+
+def _targets(container: str, name: str) -> list[str]:
+    """Files that one mapping of a virtual data set names: several if it counts them with `%b`."""
+    if name == ".":
+        return [posixpath.abspath(container)]
+    if "%b" not in name:
+        return [_beside(container, name.replace("%%", "%"))]
+    pattern = glob.escape(_beside(container, name)).replace("%b", "*")
+    return sorted(glob.glob(pattern)) or [_beside(container, name)]
+
+
+def _frames_needed(mapping: h5py._hl.vds.VDSmap) -> int:
+    """Frames that one mapping of a virtual data set takes from its source; 0 where it takes all there are."""
+    try:
+        if mapping.src_space.get_select_type() == h5py.h5s.SEL_HYPERSLABS:
+            return int(mapping.src_space.get_select_bounds()[1][0]) + 1
+        first, last = mapping.vspace.get_select_bounds()
+    except RuntimeError:  # an unlimited selection has no bounds
+        return 0
+    return int(last[0]) - int(first[0]) + 1
+
+
+def length(dataset: h5py.Dataset | None) -> int:
+    """Length of the first axis; 0 for a data set without axes, or none."""
+    return int(dataset.shape[0]) if dataset is not None and dataset.ndim else 0
+
+
+def frames_written(dataset: h5py.Dataset) -> int:
+    """Frames (first axis) that have storage: fewer than announced where a chunked data set has gaps.
+
+    A contiguous data set gets all its storage at once, so it counts as whole or as empty.
+    """
+    frames = length(dataset)
+    if dataset.is_virtual or dataset.external or frames == 0:
+        return frames
+    if dataset.chunks is None:
+        return frames if dataset.id.get_storage_size() else 0
+    per_layer = math.prod(-(-n // c) for n, c in zip(dataset.shape[1:], dataset.chunks[1:], strict=True))
+    layers = dataset.id.get_num_chunks() // max(per_layer, 1)
+    return min(frames, int(layers) * int(dataset.chunks[0]))
+
+
+def text(node: Node | None) -> str:
+    """A string, however it was written: str or bytes, scalar or one element; empty for anything else."""
+    if not isinstance(node, h5py.Dataset) or node.size != 1 or node.dtype.kind not in "SOU":
+        return ""
+    return as_text(node[()])
+
+
+def as_text(value: object) -> str:
+    """The text of an attribute or of a string data set's value."""
+    while not isinstance(value, str | bytes) and hasattr(value, "__len__") and len(value) == 1:
+        value = value[0]  # type: ignore[index]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace").strip("\0 \t\r\n")
+    return value.strip() if isinstance(value, str) else ""
+
+
+def unit(node: h5py.Dataset) -> str:
+    """The unit that an attribute `units` or `unit` gives; empty if none does."""
+    return as_text(node.attrs.get("units", "")) or as_text(node.attrs.get("unit", ""))
