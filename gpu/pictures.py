@@ -86,7 +86,7 @@ def _fit(panels: Sequence[Panel], reference: Panel, decorate: Decorate | None) -
 
 
 def _montage(
-    panels: Sequence[Panel], window: tuple[float, float], side: int, decorate: Decorate
+    panels: Sequence[Panel], window: tuple[float, float], side: int, decorate: Decorate | None
 ) -> Image.Image:
     step = _common_step(panels, side)
     drawn = [_draw(panel, window, step) for panel in panels]
