@@ -128,6 +128,8 @@ class CatalogSection(Section, frozen=True, kw_only=True):
     """First part of the identifiers that srctd gives its data sets."""
     contact_email: str = ""
     """Where the scan names nobody."""
+    access_groups: tuple[str, ...] = ()
+    """May read every data set; name the ingest account's own group here, or it cannot see what it created."""
     creation_location: str = "/unknown"
     """Facility and instrument, for raw data sets."""
 

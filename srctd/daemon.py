@@ -7,26 +7,309 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 
 from srctd import view
-from srctd.adapters import sync
+from srctd.adapters import space
 from srctd.adapters.catalog import Catalog, CatalogSettings
 from srctd.adapters.children import Children, ChildSpec
 from srctd.adapters.control import Control
-from srctd.adapters.journal import Journal
+from srctd.adapters.journal import Journal, OutboxObject
 from srctd.adapters.pool import Pool
 from srctd.adapters.service import Service
 from srctd.config import STEP_TIMEOUTS, Config, load_recipes, read_secret
-from srctd.core.errors import HoldError, SrctdError
-from srctd.core.lifecycle import Released, Scan, Step
+from srctd.core.datasets import CatalogObject
+from srctd.core.errors import ConfigError, HoldError
+from srctd.core.lifecycle import Released, Step
 from srctd.core.recipe import parse_setting
 from srctd.engine import Engine, JournalThread
 from srctd.intake import Intake
 from srctd.steps import Services
 
 log = structlog.get_logger()
+
+STATUS_SCANS = 50
+
+
+class Outbox:
+    """The journal's outbox as the steps see it."""
+
+    def __init__(self, journal: Journal, thread: JournalThread) -> None:
+        self._journal = journal
+        self._thread = thread
+
+    async def put(self, scan: str, objects: Sequence[CatalogObject]) -> None:
+        """Add what is not in the list yet."""
+        rows = [
+            OutboxObject(obj.key, position, obj.kind, obj.dataset_pid, bytes(obj.body))
+            for position, obj in enumerate(objects)
+        ]
+        await self._thread.call(self._journal.outbox_put, scan, rows)
+
+    async def waiting(self, scan: str, prefix: str) -> list[CatalogObject]:
+        """What was not posted yet of the keys with a prefix, in order."""
+        rows = await self._thread.call(self._journal.outbox, scan, prefix)
+        return [
+            CatalogObject(kind=row.kind, key=row.key, dataset_pid=row.dataset_pid, body=msgspec.Raw(row.body))
+            for row in rows
+            if row.posted_at is None
+        ]
+
+    async def posted(self, scan: str, key: str, remote_id: str) -> None:
+        """Note that an object is in the catalogue."""
+        await self._thread.call(self._journal.outbox_posted, scan, key, remote_id, time.time())
+
+
+class Daemon:
+    """One running srctd."""
+
+    def __init__(self, config: Config) -> None:
+        """Builds everything; raises `ConfigError` or `JournalError`. Nothing runs before `run`."""
+        self.config = config
+        self.started_at = time.time()
+        self._stop = asyncio.Event()
+        state = Path(config.daemon.state_directory)
+        _make_folder(state, "daemon.state_directory")
+        self.journal = Journal(state / "journal.sqlite")
+        self._thread = JournalThread()
+        self._service = Service()
+        self._children = Children()
+        self.control = Control(config.control.endpoint, config.control.feed_endpoint, self.answer)
+        self.pool = Pool(
+            config.pool_endpoints, lease_seconds=config.pool.lease_seconds, on_event=self.control.publish
+        )
+        self._catalog_url = _embedded_url(config) if config.catalog.embedded else config.catalog.url
+        services = Services(
+            config=config,
+            recipes=load_recipes(config.recipes),
+            pool=self.pool,
+            catalog=self._catalog(),
+            outbox=Outbox(self.journal, self._thread),
+            copies=asyncio.Semaphore(config.daemon.copies_at_once),
+        )
+        timeouts = {**STEP_TIMEOUTS, **config.daemon.step_timeout_seconds}
+        self.engine = Engine(self.journal, self._thread, services, timeouts, self.control.publish)
+        self.intake = Intake(config.watch, self.engine)
+        self._outbox_waiting = 0
+
+    async def run(self) -> None:
+        """Serve until a signal; raises what ends the process."""
+        self.pool.bind()
+        self.control.bind()
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, self._stop.set)
+        self.engine.load(await self._thread.call(self.journal.load))
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(work, name=name)
+                    for name, work in {
+                        "engine": self.engine.run_forever(),
+                        "pool": self.pool.run_forever(),
+                        "control": self.control.run_forever(),
+                        "children": self._children.run_forever(self._child_specs()),
+                        "service": self._tell_systemd(),
+                    }.items()
+                ]
+                intake = group.create_task(self.intake.run_forever(), name="intake")
+                log.info("daemon.started", scans=len(self.engine.scans), pool=self.pool.endpoints)
+                await self._stop.wait()
+                await self._shut_down(intake)
+                for task in tasks:
+                    task.cancel()
+        finally:
+            self.pool.close()
+            self.control.close()
+            self._thread.close()
+            self.journal.close()
+        log.info("daemon.stopped")
+
+    async def _shut_down(self, intake: asyncio.Task[None]) -> None:
+        """Intake first, then the steps, then the workers; what is cut short is done again at the next start."""
+        self._service.stopping()
+        log.info("daemon.stopping", grace_seconds=self.config.daemon.stop_grace_seconds)
+        intake.cancel()
+        await self.pool.drain()
+        await self.engine.stop(self.config.daemon.stop_grace_seconds)
+        await self.pool.stop_workers()
+        await self._children.stop()
+
+    async def _tell_systemd(self) -> None:
+        """Readiness, one status line, and the watchdog, fed only while this loop lives."""
+        self._service.ready()
+        while True:
+            self._outbox_waiting = await self._thread.call(self.journal.outbox_waiting)
+            active = [scan for scan in self.engine.scans.values() if not (scan.done or scan.superseded)]
+            held = sum(scan.held is not None for scan in active)
+            workers = self.pool.worker_count()
+            self._service.status(f"{len(active)} scans under way, {held} held, {workers} workers")
+            self._service.watchdog()
+            await asyncio.sleep(self._service.interval_seconds)
+
+    def _catalog(self) -> Catalog | None:
+        section = self.config.catalog
+        if section.embedded:
+            database = Path(self.config.daemon.state_directory) / "catalog.sqlite"
+            username, password = embedded_account(database)
+            return Catalog(CatalogSettings(url=self._catalog_url, username=username, password=password))
+        if not section.url:
+            return None
+        return Catalog(
+            CatalogSettings(
+                url=section.url,
+                username=section.username,
+                password=read_secret(section.password_file, "catalog.password_file"),
+                token=read_secret(section.token_file, "catalog.token_file"),
+                verify_tls=section.verify_tls,
+            )
+        )
+
+    def _child_specs(self) -> list[ChildSpec]:
+        """Local workers and the embedded catalogue."""
+        section = self.config.pool
+        workers, threads = local_workers(self.config)
+        specs = [
+            ChildSpec(
+                name=f"worker-{n}",
+                command=(
+                    *(sys.executable, "-m", "gpu", "worker", "--die-with-parent"),
+                    *("--connect", self.pool.endpoints[0]),
+                    *("--name", f"{socket.gethostname()}-{n}"),
+                    *("--threads", str(threads), "--nice", str(section.worker_nice)),
+                ),
+                on_exit=self.pool.worker_died,
+            )
+            for n in range(workers)
+        ]
+        if self.config.catalog.embedded:
+            database = Path(self.config.daemon.state_directory) / "catalog.sqlite"
+            port = self._catalog_url.rsplit(":", 1)[1]
+            command = (sys.executable, "-m", "srctd", "catalog", "--database", str(database), "--port", port)
+            specs.append(ChildSpec(name="catalog", command=(*command, "--die-with-parent")))
+        return specs
+
+    # --- answers to the control room ------------------------------------------------------------------------
+
+    async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """One request of the control socket; raises `HoldError` for what cannot be answered."""
+        command = request.get("cmd")
+        answers = {"status": self._status, "scan": self._scan, "why": self._why, "retry": self._retry}
+        if command not in answers:
+            raise HoldError(f"unknown command {command!r}", hint=f"known: {', '.join(answers)}")
+        return await answers[command](request)
+
+    async def _status(self, request: dict[str, Any]) -> dict[str, Any]:
+        jobs = self.pool.progress()
+        limit = request.get("limit", STATUS_SCANS)
+        if not isinstance(limit, int) or limit < 0:
+            raise HoldError(f"limit = {limit!r} is no number of scans")
+        scans = view.newest(self.engine.scans.values(), limit)
+        section = self.config.catalog
+        return {
+            "daemon": view.daemon_facts(self.started_at),
+            "roots": [
+                {"path": root.path, "problems": list(self.intake.problems.get(root.path, ()))}
+                for root in self.config.watch
+            ],
+            "scans": [view.scan_row(scan, jobs.get(scan.id) or self.pool.jobs_of(scan.id)) for scan in scans],
+            "scans_total": len(self.engine.scans),
+            "arriving": [view.arrival_row(arrival) for arrival in self.intake.arrivals.values()],
+            "workers": self.pool.workers(),
+            "pool": self.pool.counters(),
+            "control": self.control.counters(),
+            "catalog": {
+                "configured": section.embedded or bool(section.url),
+                "url": self._catalog_url,
+                "waiting": self._outbox_waiting,
+            },
+            "storage": {"path": self.config.storage.shared, "free_bytes": _free(self.config.storage.shared)},
+        }
+
+    async def _scan(self, request: dict[str, Any]) -> dict[str, Any]:
+        scan = self._named(request)
+        return view.scan_details(scan, self.pool.jobs_of(scan.id))
+
+    async def _why(self, request: dict[str, Any]) -> dict[str, Any]:
+        name = str(request.get("scan", ""))
+        for path, arrival in self.intake.arrivals.items():
+            if name in (path, os.path.basename(path), Path(path).stem):
+                return {"scan": path, "sentences": view.why_arriving(arrival)}
+        scan = self._named(request)
+        return {"scan": scan.id, "sentences": view.why(scan, self.pool.jobs_of(scan.id))}
+
+    async def _retry(self, request: dict[str, Any]) -> dict[str, Any]:
+        scan = self._named(request)
+        settings = request.get("set", [])
+        if not isinstance(settings, list):
+            raise HoldError(f"set = {settings!r} is no list of KEY=VALUE")
+        overrides = dict(parse_setting(str(setting)) for setting in settings)
+        step = request.get("step") or (str(Step.SUBMIT) if overrides else None)
+        if step is not None and step not in list(Step):
+            raise HoldError(f"unknown step {step!r}", hint=f"one of {', '.join(Step)}")
+        again = Step(step) if step else None
+        if again is None and scan.done:
+            raise HoldError(f"{scan.id} is done", hint="name a step to do again: --step reconstruct")
+        scan = await self.engine.happen(Released(scan=scan.id, again=again, overrides=overrides))
+        return view.scan_row(scan, self.pool.jobs_of(scan.id))
+
+    def _named(self, request: dict[str, Any]) -> Any:
+        """The scan that is meant: by identifier, by path, or by file name; the newest where several fit."""
+        name = str(request.get("scan", ""))
+        scans = sorted(self.engine.scans.values(), key=lambda scan: scan.completed_at, reverse=True)
+        for scan in scans:
+            if name in (scan.id, scan.path, os.path.basename(scan.path), Path(scan.path).stem):
+                return scan
+        raise HoldError(f"no scan {name!r}", hint="`srctd status` lists them")
+
+
+def local_workers(config: Config) -> tuple[int, int]:
+    """Worker processes to start and threads for each."""
+    cores = len(os.sched_getaffinity(0))
+    wanted = config.pool.local_workers
+    workers = max(1, cores // 8) if wanted == "auto" else wanted
+    threads = config.pool.threads_per_worker or max(1, cores // max(1, workers))
+    return workers, threads
+
+
+def run(config: Config) -> None:
+    """Run the daemon until it is told to stop."""
+
+    async def go() -> None:
+        await Daemon(config).run()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(go())
+
+
+def _make_folder(path: Path, key: str) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(f"{key} = {str(path)!r} cannot be made: {exc.strerror}") from exc
+
+
+def _embedded_url(config: Config) -> str:
+    """URL of the embedded catalogue; a free port is chosen once and kept."""
+    port = config.catalog.embedded_port
+    kept = Path(config.daemon.state_directory) / "catalog.port"
+    if not port and kept.exists():
+        port = int(kept.read_text())
+    if not port:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        kept.write_text(str(port))
+    return f"http://127.0.0.1:{port}"
+
+
+def _free(path: str) -> int | None:
+    try:
+        return space.free_bytes(path)
+    except OSError:
+        return None

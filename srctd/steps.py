@@ -6,29 +6,41 @@ engine decides what follows.
 """
 
 import asyncio
+import base64
 import re
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import msgspec
-import structlog
 
 from srctd import __version__
 from srctd.adapters import space, sync
 from srctd.config import AccountRule, Config
 from srctd.core import datasets, plan, recipe
+from srctd.core.datasets import Acquisition, CatalogObject, Picture, Site
 from srctd.core.errors import HoldError
 from srctd.core.lifecycle import Scan, Step
 from srctd.core.messages import Job, PreviewJob, PreviewResult, RowsJob, RowsResult
 from srctd.core.recipe import Origin, Parameter, ParameterFile, Recipe
-from srctd.core.scan import Manifest, Owner, ScanHeader, Volume, utc_text
+from srctd.core.scan import FileEntry, Manifest, Owner, ScanHeader, Volume
 from srctd.formats import open_scan
+from srctd.results import (
+    Checked,
+    Identified,
+    Previewed,
+    Published,
+    Reconstructed,
+    Registered,
+    Submitted,
+    Synced,
+)
 
-log = structlog.get_logger()
 Result = TypeVar("Result", bound=msgspec.Struct)
 GIGABYTE = 1e9
+SOFTWARE = f"srctd {__version__}"
 
 
 class Outcome(Protocol):
@@ -54,18 +66,18 @@ class CatalogPort(Protocol):
     def health(self) -> bool:
         """Whether it answers."""
 
-    def post(self, obj: datasets.CatalogObject) -> str:
+    def post(self, obj: CatalogObject) -> str:
         """Make sure the object is there, once; return its identifier there."""
 
 
 class OutboxPort(Protocol):
     """The durable list of what is still to be posted."""
 
-    async def put(self, scan: str, objects: list[datasets.CatalogObject]) -> None:
-        """Add what is not there yet."""
+    async def put(self, scan: str, objects: Sequence[CatalogObject]) -> None:
+        """Add what is not in the list yet."""
 
-    async def waiting(self, scan: str, prefix: str) -> list[datasets.CatalogObject]:
-        """What was not posted yet, in order."""
+    async def waiting(self, scan: str, prefix: str) -> list[CatalogObject]:
+        """What was not posted yet of the keys with a prefix, in order."""
 
     async def posted(self, scan: str, key: str, remote_id: str) -> None:
         """Note that an object is in the catalogue."""
@@ -101,77 +113,6 @@ class Work:
         return Path(self.services.config.storage.shared) / account / self.scan.task
 
 
-# --- results ----------------------------------------------------------------------------------------------
-
-
-class Identified(msgspec.Struct, frozen=True, kw_only=True):
-    """LOGIN: whose scan it is."""
-
-    owner: Owner
-    catalog_reachable: bool | None
-    """None: no catalogue is configured."""
-
-
-class Checked(msgspec.Struct, frozen=True, kw_only=True):
-    """CHECK: what the header says, and that there is room."""
-
-    header: ScanHeader
-    in_place: bool
-    bytes_needed: int
-
-
-class Synced(msgspec.Struct, frozen=True, kw_only=True):
-    """SUBMIT: where the input lies, proven."""
-
-    input: str
-    in_place: bool
-    manifest: Manifest
-
-
-class Submitted(msgspec.Struct, frozen=True, kw_only=True):
-    """SUBMIT: the parameter file."""
-
-    parameters: str
-    recipe: str
-    shards: tuple[tuple[int, int], ...]
-
-
-class Previewed(msgspec.Struct, frozen=True, kw_only=True):
-    """RUN: axis, pictures, quality."""
-
-    preview: PreviewResult
-    picture: str
-    """Relative to the task folder."""
-    seconds: dict[str, float]
-
-
-class Reconstructed(msgspec.Struct, frozen=True, kw_only=True):
-    """RUN: the volume."""
-
-    volume: Volume
-    minimum: float
-    maximum: float
-    mean: float
-    shards: tuple[RowsResult, ...]
-    seconds: dict[str, float]
-    """Summed over the shards, by phase."""
-
-
-class Registered(msgspec.Struct, frozen=True, kw_only=True):
-    """DONE: the raw data set."""
-
-    raw_pid: str
-    posted: bool
-
-
-class Published(msgspec.Struct, frozen=True, kw_only=True):
-    """DONE: the derived data set and the record."""
-
-    derived_pid: str
-    record: str
-    posted: bool
-
-
 # --- the steps --------------------------------------------------------------------------------------------
 
 
@@ -202,10 +143,11 @@ async def sync_input(work: Work) -> Synced:
     part = final.with_name(f".{final.name}.part")
     manifest = work.scan.manifest
     async with work.services.copies:
-        if in_place:
+        proven = await asyncio.to_thread(sync.published, final)
+        if proven is None and in_place:
             proven = await asyncio.to_thread(sync.digest_in_place, manifest.folder, manifest.files)
             await asyncio.to_thread(sync.write_manifest, part, proven, None)
-        else:
+        elif proven is None:
             proven = await asyncio.to_thread(sync.copy, manifest.folder, manifest.files, part)
         await asyncio.to_thread(sync.publish, part, final)
     opened = manifest.main if in_place else str(final / "input" / manifest.files[0].path)
@@ -226,7 +168,7 @@ async def submit(work: Work) -> Submitted:
         recipe=chosen.name,
         parameters=recipe.resolve(header, chosen, work.scan.overrides),
         notes=header.notes,
-        software=f"srctd {__version__}",
+        software=SOFTWARE,
     )
     first, end = parameters.rows(header.n_rows)
     if first >= end:
@@ -276,9 +218,7 @@ async def reconstruct(work: Work) -> Reconstructed:
         )
         for a, b in parameters.shards
     ]
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(work.services.pool.run(job)) for job in jobs]
-    outcomes = [task.result() for task in tasks]
+    outcomes = await _run_all(work.services.pool, jobs)
     shards: list[RowsResult] = [outcome.result for outcome in outcomes]
     seconds: dict[str, float] = {}
     for outcome in outcomes:
@@ -301,43 +241,38 @@ async def reconstruct(work: Work) -> Reconstructed:
         maximum=max(shard.maximum for shard in shards),
         mean=sum(shard.mean * n for shard, n in zip(shards, rows, strict=True)) / sum(rows),
         shards=tuple(shards),
+        finished_at=time.time(),
         seconds=seconds,
     )
 
 
 async def register(work: Work) -> Registered:
     """Post the raw data set with its files."""
-    context = _catalog_context(work)
-    objects = datasets.raw_documents(context)
+    objects = datasets.raw_documents(_site(work), _acquisition(work))
     return Registered(raw_pid=objects[0].dataset_pid, posted=await _post(work, "raw/", objects))
 
 
 async def publish(work: Work) -> Published:
     """Write the record; post the derived data set with its files and its picture."""
-    context = _catalog_context(work)
-    previewed = work.result(Step.PREVIEW, Previewed)
-    reconstructed = work.result(Step.RECONSTRUCT, Reconstructed)
     folder = work.task_folder
-    parameters = await _read_parameters(folder / "parameters.json")
-    results = datasets.Results(
-        parameters=parameters,
-        preview=previewed.preview,
-        volume=reconstructed.volume,
-        minimum=reconstructed.minimum,
-        maximum=reconstructed.maximum,
-        mean=reconstructed.mean,
-        files=await asyncio.to_thread(_result_files, folder, reconstructed.volume),
-        finished_at=utc_text(work.scan.completed_at),
-        seconds={"preview": previewed.seconds, "reconstruct": reconstructed.seconds},
-        picture=await asyncio.to_thread(_data_uri, folder / previewed.picture),
+    shown = work.result(Step.PREVIEW, Previewed)
+    built = work.result(Step.RECONSTRUCT, Reconstructed)
+    made = datasets.Reconstruction(
+        parameters=await _read_parameters(folder / "parameters.json"),
+        preview=shown.preview,
+        volume=built.volume,
+        files=await asyncio.to_thread(_result_files, folder, built.volume, shown),
+        finished_at=built.finished_at,
+        pictures=(await asyncio.to_thread(_picture, folder / shown.picture),),
     )
-    await _write_json(folder / "record.json", datasets.record(context, results))
-    objects = datasets.derived_documents(context, results)
-    pid = objects[0].dataset_pid
-    prefix = objects[0].key.rsplit("/", 1)[0] + "/"
+    site, acquired = _site(work), _acquisition(work)
+    record = folder / "record.json"
+    await asyncio.to_thread(sync.write_atomic, record, datasets.record(site, acquired, made))
+    objects = datasets.derived_documents(site, acquired, made)
+    prefix = objects[0].key.removesuffix("dataset")
     posted = await _post(work, prefix, objects)
     await asyncio.to_thread(sync.sweep, folder)
-    return Published(derived_pid=pid, record=str(folder / "record.json"), posted=posted)
+    return Published(derived_pid=objects[0].dataset_pid, record=str(record), posted=posted)
 
 
 STEPS: Mapping[Step, Callable[[Work], Awaitable[msgspec.Struct]]] = {
@@ -391,3 +326,76 @@ def _finish_output(part: Path, folder: Path) -> tuple[str, int]:
     digest, size = sync.digest_file(part / "volume.h5")
     sync.replace_folder(part, folder / "output")
     return digest, size
+
+
+async def _run_all(pool: PoolPort, jobs: Sequence[Job]) -> list[Outcome]:
+    """All jobs' outcomes; the first failure takes the others back and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(pool.run(job)) for job in jobs]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def _post(work: Work, prefix: str, objects: Sequence[CatalogObject]) -> bool:
+    """Put the objects into the outbox and post what was not posted yet; False where no catalogue is configured."""
+    catalog, outbox = work.services.catalog, work.services.outbox
+    if catalog is None:
+        return False
+    await outbox.put(work.scan.id, objects)
+    for waiting in await outbox.waiting(work.scan.id, prefix):
+        remote_id = await asyncio.to_thread(catalog.post, waiting)
+        await outbox.posted(work.scan.id, waiting.key, remote_id)
+    return True
+
+
+def _site(work: Work) -> Site:
+    section = work.services.config.catalog
+    return Site(
+        pid_prefix=section.pid_prefix,
+        beamline=section.creation_location,
+        contact_email=section.contact_email,
+        access_groups=section.access_groups,
+        software=SOFTWARE,
+    )
+
+
+def _acquisition(work: Work) -> Acquisition:
+    synced = work.result(Step.SYNC, Synced)
+    folder = synced.manifest.folder if synced.in_place else str(work.task_folder / "input")
+    return Acquisition(
+        scan=work.scan,
+        header=work.result(Step.CHECK, Checked).header,
+        manifest=msgspec.structs.replace(synced.manifest, folder=folder),
+        owner=work.result(Step.IDENTIFY, Identified).owner,
+    )
+
+
+def _result_files(folder: Path, volume: Volume, shown: Previewed) -> Manifest:
+    """The files of a reconstruction, with digests; the volume's was taken when it was finished."""
+    names = [f"preview/{name}" for name in sorted({*shown.preview.pictures, "quality.json"})]
+    files = [_described(folder, volume.path, volume.digest), _described(folder, "parameters.json")]
+    files += [_described(folder, name) for name in names]
+    return Manifest(folder=str(folder), files=tuple(files))
+
+
+def _described(folder: Path, name: str, digest: str = "") -> FileEntry:
+    stat = (folder / name).stat()
+    known = digest or sync.digest_file(folder / name)[0]
+    return FileEntry(path=name, size=stat.st_size, mtime_ns=stat.st_mtime_ns, digest=known)
+
+
+def _picture(path: Path) -> Picture:
+    encoded = base64.b64encode(path.read_bytes()).decode()
+    return Picture(caption="Three orthogonal slices", data_uri=f"data:image/png;base64,{encoded}")
+
+
+async def _read_parameters(path: Path) -> ParameterFile:
+    raw = await asyncio.to_thread(path.read_bytes)
+    return msgspec.json.decode(raw, type=ParameterFile)
+
+
+async def _write_json(path: Path, content: msgspec.Struct) -> None:
+    text = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+    await asyncio.to_thread(sync.write_atomic, path, text)

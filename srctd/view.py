@@ -3,24 +3,23 @@
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from srctd import __version__
 from srctd.core.completion import Verdict
+from srctd.core.dispatch import ScanJobs
 from srctd.core.lifecycle import Box, Scan, Stage, Status, Step, current_stage, stages
 from srctd.intake import Arrival
-from srctd.steps import Previewed, Published, Reconstructed, Registered, Synced
+from srctd.results import Previewed, Published, Reconstructed, Registered, Submitted, Synced
 
 
-def scan_row(scan: Scan, jobs: Mapping[str, Any]) -> dict[str, Any]:
-    """One scan in a list. `jobs`: what the pool knows of its jobs (`started`, `fraction`)."""
-    boxes = stages(scan, started=bool(jobs.get("started")))
-    held = scan.held
-    retrying = next((step for step in Step if scan.step(step).status is Status.RETRYING), None)
-    stuck = held or retrying
+def scan_row(scan: Scan, jobs: ScanJobs) -> dict[str, Any]:
+    """One scan in a list. `jobs`: what the pool knows of its jobs."""
+    boxes = stages(scan, started=jobs.started)
+    stuck = _stuck(scan)
     return {
         "scan": scan.id,
         "path": scan.path,
@@ -29,12 +28,12 @@ def scan_row(scan: Scan, jobs: Mapping[str, Any]) -> dict[str, Any]:
         "boxes": {str(stage): str(box) for stage, box in boxes.items()},
         "state": _state(scan, stuck),
         "reason": scan.step(stuck).reason if stuck else "",
-        "progress": jobs.get("fraction", 1.0 if boxes[Stage.RUN] is Box.DONE else 0.0),
+        "progress": 1.0 if boxes[Stage.RUN] is Box.DONE else jobs.fraction,
         "completed_at": scan.completed_at,
     }
 
 
-def scan_details(scan: Scan, jobs: Mapping[str, Any], shared: str) -> dict[str, Any]:
+def scan_details(scan: Scan, jobs: ScanJobs) -> dict[str, Any]:
     """All that is known of one scan."""
     steps = {
         str(step): {
@@ -51,12 +50,12 @@ def scan_details(scan: Scan, jobs: Mapping[str, Any], shared: str) -> dict[str, 
         **row,
         "steps": steps,
         "bytes": scan.manifest.size,
-        **_results(scan, shared),
+        **_results(scan),
         **_latency(scan, jobs),
     }
 
 
-def why(scan: Scan, jobs: Mapping[str, Any]) -> list[str]:
+def why(scan: Scan, jobs: ScanJobs) -> list[str]:
     """In plain sentences: what happened to a scan, what it waits for, what to do."""
     sentences = [f"{scan.path}, revision {scan.revision}."]
     if bytes(scan.verdict) != b"null":
@@ -70,8 +69,8 @@ def why(scan: Scan, jobs: Mapping[str, Any]) -> list[str]:
         elif state.status is Status.RETRYING:
             wait = max(0.0, (state.retry_at or 0.0) - time.time())
             sentences.append(f"{step}: failed {state.attempts} times, again in {wait:.0f} s. {state.reason}.")
-        elif state.status is Status.RUNNING and jobs.get("queued") and not jobs.get("assigned"):
-            sentences.append(f"{step}: waits for a worker, {jobs['ahead']} jobs are ahead in the queue.")
+        elif state.status is Status.RUNNING and jobs.queued and not jobs.assigned:
+            sentences.append(f"{step}: waits for a worker, {jobs.ahead} jobs are ahead in the queue.")
         elif state.status is Status.RUNNING:
             sentences.append(f"{step}: running.")
     if scan.done:
@@ -115,6 +114,11 @@ def newest(scans: Iterable[Scan], limit: int) -> list[Scan]:
     return [scan for n, scan in enumerate(ordered) if n < limit or not (scan.done or scan.superseded)]
 
 
+def _stuck(scan: Scan) -> Step | None:
+    """The step that is held or waits for a retry, if any."""
+    return scan.held or next((step for step in Step if scan.step(step).status is Status.RETRYING), None)
+
+
 def _state(scan: Scan, stuck: Step | None) -> str:
     if scan.superseded:
         return "superseded"
@@ -132,7 +136,7 @@ def _verdict_sentences(verdict: Verdict) -> list[str]:
     return sentences
 
 
-def _results(scan: Scan, shared: str) -> dict[str, Any]:
+def _results(scan: Scan) -> dict[str, Any]:
     """What finished steps found, as far as they are."""
     found: dict[str, Any] = {}
 
@@ -142,10 +146,9 @@ def _results(scan: Scan, shared: str) -> dict[str, Any]:
 
     if synced := result(Step.SYNC, Synced):
         found |= {"input": synced.input, "in_place": synced.in_place}
-    if submitted := result(Step.SUBMIT, dict):
-        found["parameters"] = submitted["parameters"]
-        folder = os.path.dirname(submitted["parameters"])
-        found["folder"] = folder
+    if submitted := result(Step.SUBMIT, Submitted):
+        folder = os.path.dirname(submitted.parameters)
+        found |= {"folder": folder, "parameters": submitted.parameters, "recipe": submitted.recipe}
         if shown := result(Step.PREVIEW, Previewed):
             found |= {
                 "picture": os.path.join(folder, shown.picture),
@@ -161,11 +164,11 @@ def _results(scan: Scan, shared: str) -> dict[str, Any]:
     return found
 
 
-def _latency(scan: Scan, jobs: Mapping[str, Any]) -> dict[str, Any]:
+def _latency(scan: Scan, jobs: ScanJobs) -> dict[str, Any]:
     """Seconds from the last change on disk to the first job at a worker, less the settle time."""
-    first = jobs.get("first_assigned_at")
-    if first is None or bytes(scan.verdict) == b"null":
+    if jobs.first_assigned_at is None or bytes(scan.verdict) == b"null":
         return {}
     verdict = msgspec.json.decode(scan.verdict, type=Verdict)
     lag = verdict.quiet_seconds - verdict.needed_seconds
+    first = time.time() - (time.monotonic() - jobs.first_assigned_at)
     return {"latency_seconds": round(first - scan.completed_at + lag, 3)}

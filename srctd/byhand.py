@@ -1,0 +1,114 @@
+"""`srctd reconstruct`: the same reconstruction in one process tree, without daemon or catalogue."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.progress import Progress
+
+from srctd import __version__, terminal
+from srctd.config import RecipesSection, load_recipe, load_recipes
+from srctd.core import plan, recipe
+from srctd.core.errors import ConfigError, ReconstructionFailed
+from srctd.core.recipe import ParameterFile, Value
+from srctd.core.scan import scan_id
+from srctd.formats import open_scan
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByHand:
+    """What was asked for."""
+
+    input: str
+    output: str
+    recipe: str | None
+    settings: tuple[str, ...]
+    threads: int
+    json: bool
+
+
+def parse_rows(text: str) -> tuple[str, ...]:
+    """`A:B` as settings of first and end row; either may be left out."""
+    first, separator, end = text.partition(":")
+    if not separator or not all(part == "" or part.isdigit() for part in (first, end)):
+        raise ConfigError(f"--rows {text}: not of the form A:B", hint="for example --rows 100:200")
+    named = (("first_row", first), ("end_row", end))
+    return tuple(f"{name}={value}" for name, value in named if value)
+
+
+def reconstruct(asked: ByHand) -> int:
+    """Reconstruct one scan into a folder that appears whole; return the exit status."""
+    if os.path.lexists(asked.output):
+        raise ConfigError(f"{asked.output} is there already", hint="name a folder that is not")
+    parameters = _parameters(asked)
+    with tempfile.TemporaryDirectory(prefix="srctd-") as folder:
+        file = Path(folder) / "parameters.json"
+        file.write_bytes(msgspec.json.encode(parameters))
+        command = [sys.executable, "-m", "gpu", "reconstruct", "--parameters", str(file)]
+        command += ["--output", os.path.abspath(asked.output)]
+        command += ["--threads", str(asked.threads or len(os.sched_getaffinity(0)))]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            last = _follow(child.stdout)
+    if "result" not in last:
+        sentence = last.get("error", f"the reconstruction ended with status {child.returncode}")
+        raise ReconstructionFailed(str(sentence))
+    result = last["result"]
+    if asked.json:
+        print(json.dumps(result))  # noqa: T201
+    else:
+        _summary(result)
+    return 0
+
+
+def _parameters(asked: ByHand) -> ParameterFile:
+    path = os.path.realpath(asked.input)
+    overrides: dict[str, Value] = dict(recipe.parse_setting(setting) for setting in asked.settings)
+    with open_scan(path) as reader:
+        header = reader.header
+    if asked.recipe:
+        chosen = load_recipe(Path(asked.recipe))
+    else:
+        chosen = recipe.choose(load_recipes(RecipesSection()), path, header)
+    parameters = ParameterFile(
+        scan=scan_id(path, 1),
+        input=path,
+        input_in_place=True,
+        format=header.format,
+        entry=header.entry,
+        recipe=chosen.name,
+        parameters=recipe.resolve(header, chosen, overrides),
+        notes=header.notes,
+        software=f"srctd {__version__}",
+    )
+    first, end = parameters.rows(header.n_rows)
+    if first >= end:
+        raise ConfigError(f"{path}: rows {first} to {end} are none of its {header.n_rows} rows")
+    return msgspec.structs.replace(parameters, shards=plan.shards(first, end, 1, per_worker=1))
+
+
+def _follow(lines: Iterable[str]) -> Mapping[str, Any]:
+    """Show progress as it comes; return the last object."""
+    last: Mapping[str, Any] = {}
+    with Progress(console=terminal.console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("starting", total=1.0)
+        for line in lines:
+            last = json.loads(line)
+            if "phase" in last:
+                progress.update(bar, description=last["phase"], completed=last["done"])
+    return last
+
+
+def _summary(result: Mapping[str, Any]) -> None:
+    say = terminal.console().print
+    say(f"axis     column {result['center']:.2f}, confidence {result['center_confidence']:.0%}")
+    say(f"volume   {result['output']}")
+    seconds = ", ".join(f"{phase} {value:.1f}" for phase, value in result["seconds"].items())
+    say(f"seconds  {seconds}")

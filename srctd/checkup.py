@@ -1,0 +1,68 @@
+"""`srctd check`: what the daemon would do with a configuration, and what stands in its way."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from srctd.adapters import space
+from srctd.config import Config, load_recipes
+from srctd.core.endpoints import require_local
+from srctd.daemon import local_workers
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    good: bool
+    sentence: str
+
+
+def findings(config: Config) -> Iterator[Finding]:
+    """Everything that can be said without changing anything; raises `ConfigError` for what cannot work."""
+    for endpoint in (*config.pool_endpoints, config.control.endpoint, config.control.feed_endpoint):
+        require_local(endpoint)
+    for root in config.watch:
+        yield _folder(root.path, f"watches {root.path} for {', '.join(root.patterns)}", os.R_OK | os.X_OK)
+        yield Finding(
+            True,
+            f"  complete: unchanged for {root.settle_seconds:g} s with an end marker, "
+            f"{root.unmarked_settle_seconds:g} s without; held after {root.stalled_seconds:g} s with something missing",
+        )
+    yield _folder(config.storage.shared, f"writes to {config.storage.shared}", os.W_OK | os.X_OK)
+    if os.path.isdir(config.storage.shared):
+        free = space.free_bytes(config.storage.shared) / 1e9
+        reserve = config.storage.reserve_gigabytes
+        yield Finding(free > reserve, f"  {free:.1f} GB free there, {reserve:g} GB are kept free")
+    yield from _people(config)
+    workers, threads = local_workers(config)
+    yield Finding(
+        True, f"starts {workers} local workers of {threads} threads" if workers else "starts no workers"
+    )
+    for recipe in load_recipes(config.recipes):
+        yield Finding(True, f"recipe {recipe.name}, priority {recipe.priority}: {recipe.description}")
+    yield _catalog(config)
+
+
+def _folder(path: str, what: str, mode: int) -> Finding:
+    if not os.path.isdir(path):
+        return Finding(False, f"{what}: there is no such folder")
+    if not os.access(path, mode):
+        return Finding(False, f"{what}: this user (uid {os.getuid()}) is not permitted to")
+    return Finding(True, what)
+
+
+def _people(config: Config) -> Iterator[Finding]:
+    if not config.accounts:
+        yield Finding(True, "every scan belongs to the account 'unassigned': there are no [[accounts]]")
+    for rule in config.accounts:
+        yield Finding(True, f"scans whose path has {rule.pattern} belong to {rule.account}")
+
+
+def _catalog(config: Config) -> Finding:
+    section = config.catalog
+    if section.embedded:
+        return Finding(True, "starts the embedded catalogue and posts to it")
+    if section.url:
+        return Finding(True, f"posts to {section.url} as {section.username or 'the holder of a token'}")
+    return Finding(False, "posts to no catalogue: catalog.url is empty and catalog.embedded is false")

@@ -1,0 +1,260 @@
+"""The command line."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from rich.live import Live
+
+from srctd import __version__, terminal
+from srctd.adapters import control_client
+from srctd.config import Config, load
+from srctd.core.errors import ConfigError, FatalError, HoldError, SrctdError
+
+DEFAULT_CONFIG = "/etc/srctd/srctd.toml"
+EXIT_FAILED = 1
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: one sentence on stderr and an exit status where something is wrong."""
+    options = parser().parse_args(arguments)
+    try:
+        status = options.run(options)
+    except FatalError as exc:
+        print(f"srctd: {exc.sentence}", file=sys.stderr)  # noqa: T201
+        status = exc.exit_code
+    except SrctdError as exc:
+        print(f"srctd: {exc.sentence}", file=sys.stderr)  # noqa: T201
+        status = EXIT_FAILED
+    except KeyboardInterrupt:
+        status = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = EXIT_FAILED
+    sys.exit(status)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and options."""
+    top = argparse.ArgumentParser(
+        prog="srctd", description="From detector files to catalogued tomographic volumes, unattended."
+    )
+    top.add_argument("--version", action="version", version=f"srctd {__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    run = _command(commands, "run", _run, "run the daemon")
+    _config(run)
+    check = _command(commands, "check", _check, "validate a configuration and say what the daemon would do")
+    _config(check)
+
+    status = _command(commands, "status", _status, "show scans, workers and problems")
+    status.add_argument("--watch", action="store_true", help="refresh until interrupted")
+    _client(status)
+    why = _command(commands, "why", _why, "say why a scan is where it is")
+    why.add_argument("scan", help="identifier, path or file name")
+    _client(why)
+    retry = _command(commands, "retry", _retry, "let a held scan go on, or do steps again")
+    retry.add_argument("scan", help="identifier, path or file name")
+    retry.add_argument("--step", help="do this step and all that follow again")
+    retry.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="reconstruction parameter"
+    )
+    retry.add_argument("--center", type=float, help="column of the rotation axis, pixel")
+    _client(retry)
+
+    reconstruct = _command(commands, "reconstruct", _reconstruct, "reconstruct one scan by hand")
+    reconstruct.add_argument("input", help="scan file")
+    reconstruct.add_argument("output", help="folder to make")
+    reconstruct.add_argument("--recipe", metavar="FILE", help="recipe; else the shipped ones decide")
+    reconstruct.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="parameter")
+    reconstruct.add_argument(
+        "--center", type=float, help="column of the rotation axis, pixel; else estimated"
+    )
+    reconstruct.add_argument("--rows", metavar="A:B", help="detector rows A to B-1 only")
+    reconstruct.add_argument("--threads", type=int, default=0, help="0: all cores")
+    reconstruct.add_argument("--json", action="store_true", help="last line of output: one JSON object")
+
+    simulate = _command(commands, "simulate", _simulate, "write a simulated scan as a detector would")
+    _simulation(simulate)
+    simulate.add_argument("output", help="file to write")
+    simulate.add_argument("--format", choices=["nxtomo", "dataexchange"], default="nxtomo")
+    simulate.add_argument("--rate", type=float, default=0.0, help="frames per second; 0: as fast as possible")
+    simulate.add_argument("--seed", type=int, default=1)
+
+    catalog = _command(commands, "catalog", _catalog, "run the embedded catalogue")
+    catalog.add_argument("--database", required=True, help="SQLite file; made if it is not there")
+    catalog.add_argument("--host", default="127.0.0.1")
+    catalog.add_argument("--port", type=int, default=8090)
+    catalog.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
+
+    demo = _command(commands, "demo", _demo, "the whole way on this machine, in a fresh folder")
+    _simulation(demo)
+    demo.add_argument("--dir", help="folder for everything; else a fresh one below the temporary folder")
+    demo.add_argument("--scan", metavar="FILE", help="a real scan instead of the simulated one")
+    demo.add_argument("--workers", type=int, default=2)
+    demo.add_argument(
+        "--keep-serving", action="store_true", help="leave daemon and catalogue running at the end"
+    )
+    demo.add_argument("--json", action="store_true", help="last line of output: one JSON object")
+    return top
+
+
+def _command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(run=function)
+    return command
+
+
+def _config(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", default=os.environ.get("SRCTD_CONFIG", DEFAULT_CONFIG), metavar="FILE")
+
+
+def _client(command: argparse.ArgumentParser) -> None:
+    _config(command)
+    command.add_argument("--endpoint", help="control socket of the daemon; else the configuration's")
+    command.add_argument("--json", action="store_true", help="the answer as JSON")
+
+
+def _simulation(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--rows", type=int, default=256)
+    command.add_argument("--columns", type=int, default=512)
+    command.add_argument("--angles", type=int, default=360)
+
+
+# --- commands ---------------------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> int:
+    from srctd import daemon
+    from srctd.adapters import logs
+
+    config = load(options.config)
+    logs.configure(config.logs.level)
+    daemon.run(config)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from srctd import checkup
+
+    config = load(options.config)
+    say = terminal.console().print
+    say(f"{options.config}: valid")
+    problems = 0
+    for finding in checkup.findings(config):
+        say(("  " if finding.good else "! ") + finding.sentence, style="" if finding.good else "yellow")
+        problems += not finding.good
+    return EXIT_FAILED if problems else 0
+
+
+def _ask(options: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
+    endpoint = options.endpoint or _configured(options).control.endpoint
+    answer = control_client.request(endpoint, request, timeout_seconds=5.0)
+    if not answer.get("ok", True):
+        raise HoldError(answer["error"]["sentence"])
+    return answer
+
+
+def _configured(options: argparse.Namespace) -> Config:
+    if options.config == DEFAULT_CONFIG and not os.path.exists(options.config):
+        raise ConfigError("which daemon?", hint="give --config FILE or --endpoint tcp://127.0.0.1:5590")
+    return load(options.config)
+
+
+def _json(answer: object) -> None:
+    print(msgspec.json.encode(answer).decode())  # noqa: T201
+
+
+def _status(options: argparse.Namespace) -> int:
+    answer = _ask(options, {"cmd": "status"})
+    if options.json:
+        _json(answer)
+    elif not options.watch:
+        terminal.console().print(terminal.status_view(answer))
+    else:
+        with Live(terminal.status_view(answer), console=terminal.console(), screen=True) as live:
+            while True:
+                time.sleep(1.0)
+                live.update(terminal.status_view(_ask(options, {"cmd": "status"})))
+    return 0
+
+
+def _why(options: argparse.Namespace) -> int:
+    answer = _ask(options, {"cmd": "why", "scan": options.scan})
+    if options.json:
+        _json(answer)
+    else:
+        for sentence in answer["sentences"]:
+            terminal.console().print(sentence, markup=False)
+    return 0
+
+
+def _retry(options: argparse.Namespace) -> int:
+    request = {"cmd": "retry", "scan": options.scan, "step": options.step, "set": _settings(options)}
+    answer = _ask(options, request)
+    if options.json:
+        _json(answer)
+    else:
+        terminal.console().print(f"{answer['scan']}: {answer['state']}, stage {answer['stage']}")
+    return 0
+
+
+def _reconstruct(options: argparse.Namespace) -> int:
+    from srctd import byhand
+
+    rows = byhand.parse_rows(options.rows) if options.rows else ()
+    asked = byhand.ByHand(
+        input=options.input,
+        output=options.output,
+        recipe=options.recipe,
+        settings=(*_settings(options), *rows),
+        threads=options.threads,
+        json=options.json,
+    )
+    return byhand.reconstruct(asked)
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from srctd.sim.writer import SimulationSpec, simulate
+
+    spec = SimulationSpec(
+        rows=options.rows,
+        columns=options.columns,
+        angles=options.angles,
+        format=options.format,
+        frames_per_second=options.rate,
+        seed=options.seed,
+    )
+    simulate(spec, options.output)
+    return 0
+
+
+def _catalog(options: argparse.Namespace) -> int:
+    from srctd import catalogd
+
+    return catalogd.serve(options)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from srctd import demo
+
+    asked = demo.Demo(
+        folder=options.dir,
+        scan=options.scan,
+        workers=options.workers,
+        rows=options.rows,
+        columns=options.columns,
+        angles=options.angles,
+        keep_serving=options.keep_serving,
+        json=options.json,
+    )
+    return demo.demo(asked)
+
+
+def _settings(options: argparse.Namespace) -> list[str]:
+    """`--set` and `--center` as settings."""
+    return [*options.set, *([f"center={options.center}"] if options.center is not None else [])]

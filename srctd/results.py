@@ -1,0 +1,76 @@
+"""What each step found: kept in the journal, read by later steps and by those who ask."""
+
+import msgspec
+
+from srctd.core.messages import PreviewResult, RowsResult
+from srctd.core.scan import Manifest, Owner, ScanHeader, Volume
+
+
+class Identified(msgspec.Struct, frozen=True, kw_only=True):
+    """LOGIN: whose scan it is."""
+
+    owner: Owner
+    catalog_reachable: bool | None
+    """None: no catalogue is configured."""
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """CHECK: what the header says, and that there is room."""
+
+    header: ScanHeader
+    in_place: bool
+    bytes_needed: int
+
+
+class Synced(msgspec.Struct, frozen=True, kw_only=True):
+    """SUBMIT: where the input lies, proven."""
+
+    input: str
+    in_place: bool
+    manifest: Manifest
+
+
+class Submitted(msgspec.Struct, frozen=True, kw_only=True):
+    """SUBMIT: the parameter file."""
+
+    parameters: str
+    recipe: str
+    shards: tuple[tuple[int, int], ...]
+
+
+class Previewed(msgspec.Struct, frozen=True, kw_only=True):
+    """RUN: axis, pictures, quality."""
+
+    preview: PreviewResult
+    picture: str
+    """Relative to the task folder."""
+    seconds: dict[str, float]
+
+
+class Reconstructed(msgspec.Struct, frozen=True, kw_only=True):
+    """RUN: the volume."""
+
+    volume: Volume
+    minimum: float
+    maximum: float
+    mean: float
+    shards: tuple[RowsResult, ...]
+    finished_at: float
+    """UTC timestamp."""
+    seconds: dict[str, float]
+    """Summed over the shards, by phase."""
+
+
+class Registered(msgspec.Struct, frozen=True, kw_only=True):
+    """DONE: the raw data set."""
+
+    raw_pid: str
+    posted: bool
+
+
+class Published(msgspec.Struct, frozen=True, kw_only=True):
+    """DONE: the derived data set and the record."""
+
+    derived_pid: str
+    record: str
+    posted: bool
