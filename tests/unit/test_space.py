@@ -1,0 +1,38 @@
+"""Free space, asked before writing."""
+
+import pytest
+
+from srctd.adapters import space
+from srctd.core.errors import NoSpace
+
+
+def test_what_fits_passes(tmp_path):
+    space.require(tmp_path, 1, 0, "a byte")
+    space.require(tmp_path, space.free_bytes(tmp_path) // 2, 0, "half of what is free")
+
+
+def test_a_folder_that_is_not_there_yet_has_the_space_of_its_parent(tmp_path):
+    assert space.free_bytes(tmp_path / "account" / "task") > 0
+    (tmp_path / "file").touch()
+    assert space.free_bytes(tmp_path / "file" / "below") > 0
+
+
+@pytest.mark.parametrize("reserve", [0, 10**18])
+def test_the_sentence_names_the_need_the_mount_and_the_way_out(tmp_path, reserve):
+    with pytest.raises(NoSpace) as caught:
+        space.require(tmp_path, 10**18, reserve, "scan tooth-1")
+    sentence = caught.value.sentence
+    assert sentence.startswith("scan tooth-1 needs 1000000000.0 GB on /")
+    assert f"{reserve / 1e9:.1f} GB must stay free" in sentence or reserve == 0
+    assert "more room on /" in sentence
+
+
+def test_the_reserve_counts(tmp_path):
+    free = space.free_bytes(tmp_path)
+    with pytest.raises(NoSpace):
+        space.require(tmp_path, 1, 2 * free, "a byte")
+
+
+def test_small_numbers_keep_their_digits(tmp_path):
+    with pytest.raises(NoSpace, match=r"needs 0\.0160 GB"):
+        space.require(tmp_path, 16_000_000, 10**18, "a small scan")
