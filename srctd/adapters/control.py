@@ -46,7 +46,7 @@ class Control:
         self._router: zmq.asyncio.Socket | None = None
         self._feed: zmq.Socket[bytes] | None = None
         self._places = asyncio.Semaphore(MAX_REQUESTS_AT_ONCE)
-        self.counters = Counter(requests=0, rubbish=0, errors=0)
+        self._counters = Counter(requests=0, rubbish=0, errors=0)
         self.endpoint = ""
         """Where requests are taken, once bound."""
         self.feed_endpoint = ""
@@ -82,6 +82,10 @@ class Control:
         event = {"sequence": self._sequence, "time": utc_text(time.time()), **body}
         self._feed.send_multipart([topic.encode(), msgspec.json.encode(event)], zmq.DONTWAIT)
 
+    def counters(self) -> dict[str, int]:
+        """What was counted since the start."""
+        return dict(self._counters)
+
     def close(self) -> None:
         """Close both sockets; what was sent last has half a second to leave."""
         if self._router is not None:
@@ -113,23 +117,23 @@ class Control:
                     if self._router is not None:
                         await self._router.send_multipart([route, b"", msgspec.json.encode(answer)])
                 case _:  # no REQ socket: it does not say how it wants to be answered
-                    self.counters["rubbish"] += 1
+                    self._counters["rubbish"] += 1
         finally:
             self._places.release()
 
     async def _answer(self, body: bytes) -> dict[str, Any]:
-        self.counters["requests"] += 1
+        self._counters["requests"] += 1
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 return {"ok": True, **await self._handler(_decode(body))}
         except BadRequest as exc:
-            self.counters["rubbish"] += 1
+            self._counters["rubbish"] += 1
             return _refusal(exc)
         except SrctdError as exc:
-            self.counters["errors"] += 1
+            self._counters["errors"] += 1
             return _refusal(exc)
         except TimeoutError:
-            self.counters["errors"] += 1
+            self._counters["errors"] += 1
             return _refusal(TransientError(f"no answer within {ANSWER_SECONDS:g} s", hint="ask again"))
 
 

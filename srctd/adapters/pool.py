@@ -168,20 +168,22 @@ class Pool:
 
     # --- for the status -----------------------------------------------------------------------------------
 
-    def snapshot(self) -> dict[str, Any]:
-        """Workers, scans that have jobs, counters: ready for JSON."""
-        now = time.monotonic()
-        return {
-            "draining": self._draining,
-            "queued": len(self._dispatcher.queue),
-            "workers": [self._worker_row(name, now) for name in sorted(self._dispatcher.workers)],
-            "scans": {scan: _jobs_row(jobs) for scan, jobs in self._dispatcher.progress().items()},
-            "counters": dict(self._counters),
-        }
+    def progress(self) -> dict[str, ScanJobs]:
+        """How the jobs of every scan stand that has any."""
+        return self._dispatcher.progress()
 
-    def jobs(self, scan: str) -> dict[str, Any]:
-        """How the jobs of one scan stand, ready for JSON; also after the last one is done."""
-        return _jobs_row(self._dispatcher.jobs_of(scan))
+    def jobs_of(self, scan: str) -> ScanJobs:
+        """How the jobs of one scan stand; also after the last one is done."""
+        return self._dispatcher.jobs_of(scan)
+
+    def workers(self) -> list[dict[str, Any]]:
+        """One row for each worker, ready for JSON."""
+        now = time.monotonic()
+        return [self._worker_row(name, now) for name in sorted(self._dispatcher.workers)]
+
+    def counters(self) -> dict[str, int]:
+        """What was counted since the start, and how many jobs wait."""
+        return {**self._counters, "queued": len(self._dispatcher.queue)}
 
     def _worker_row(self, name: str, now: float) -> dict[str, Any]:
         worker = self._dispatcher.workers[name]
@@ -351,15 +353,3 @@ def _fields(lease: Lease) -> dict[str, Any]:
     """What every `shard.*` event tells."""
     job = lease.job.job
     return {"scan": job.scan, "job": describe(job), "worker": lease.worker, "lease": lease.id}
-
-
-def _jobs_row(jobs: ScanJobs) -> dict[str, Any]:
-    at = jobs.first_assigned_at
-    return {
-        "started": jobs.started,
-        "queued": jobs.queued,
-        "assigned": jobs.assigned,
-        "ahead": jobs.ahead,
-        "fraction": round(jobs.fraction, 4),
-        "first_assigned_at": None if at is None else time.time() - time.monotonic() + at,
-    }

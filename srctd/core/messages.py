@@ -191,7 +191,7 @@ class Stop(Message, frozen=True, kw_only=True, tag="stop"):
 ToWorker = Assign | WhoAreYou | Stop
 
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for foreign bytes: its own error, but also for text that is not UTF-8 and for deep nesting."""
+"""What msgspec raises for foreign bytes: its own error, and Python's for text that is not UTF-8 or deep nesting."""
 
 _encoder = msgspec.msgpack.Encoder()
 _from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)

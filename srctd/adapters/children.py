@@ -1,0 +1,170 @@
+"""Child processes of the daemon: local workers and the embedded catalogue.
+
+They are started again when they end, their output goes to the log, and none outlives the daemon, however it ends.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+PARENT_BOUND = str(Path(__file__).with_name("parent_bound.py"))
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 30.0
+HEALTHY_SECONDS = 60.0
+"""A child that lived so long is started again after the first pause, not after the next longer one."""
+MAX_LINE_BYTES = 1 << 16
+SYSTEMD_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "INVOCATION_ID")
+"""What systemd tells the daemon alone."""
+
+log = structlog.get_logger()
+
+
+class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A child process to keep alive."""
+
+    name: str
+    command: tuple[str, ...]
+    grace_seconds: float = 10.0
+    """From SIGTERM to SIGKILL when it is stopped."""
+    on_exit: Callable[[int], Awaitable[None]] | None = None
+    """Told the process id of every process that ended."""
+
+
+class Children:
+    """Keeps child processes alive until it is stopped or canceled."""
+
+    def __init__(self) -> None:
+        self._tasks: list[asyncio.Task[None]] = []
+        self._running: dict[str, asyncio.subprocess.Process] = {}
+
+    async def run_forever(self, specs: Iterable[ChildSpec]) -> None:
+        """Start all and start again what ends; on cancellation stop them and wait until they are gone."""
+        async with asyncio.TaskGroup() as group:
+            self._tasks = [group.create_task(self._keep(spec), name=f"child {spec.name}") for spec in specs]
+
+    async def stop(self) -> None:
+        """Stop all children and wait until they are gone; `run_forever` then returns."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def pids(self) -> dict[str, int]:
+        """Process ids by name, of the children that run now."""
+        return {name: process.pid for name, process in self._running.items()}
+
+    async def _keep(self, spec: ChildSpec) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            started = time.monotonic()
+            status = await self._live(spec)
+            lived = time.monotonic() - started
+            if lived >= HEALTHY_SECONDS:
+                pause = FIRST_PAUSE_SECONDS
+            log.warning(
+                "child.exited",
+                child=spec.name,
+                status=status,
+                lived_seconds=round(lived, 3),
+                again_in_seconds=pause,
+            )
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def _live(self, spec: ChildSpec) -> int:
+        """One life of a child; return its exit status, negative for a signal."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", PARENT_BOUND, str(os.getpid()), *spec.command),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={name: value for name, value in os.environ.items() if name not in SYSTEMD_VARIABLES},
+            start_new_session=True,  # Ctrl-C at a terminal is for the daemon, which then stops its children
+        )
+        self._running[spec.name] = process
+        log.info("child.started", child=spec.name, pid=process.pid)
+        assert process.stdout is not None
+        relay = asyncio.create_task(_relay(spec.name, process.stdout))
+        try:
+            status = await process.wait()
+        finally:
+            await _end(spec, process)
+            await asyncio.wait({relay}, timeout=1.0)
+            relay.cancel()
+            del self._running[spec.name]
+        if spec.on_exit is not None:
+            await spec.on_exit(process.pid)
+        return status
+
+
+async def _end(spec: ChildSpec, process: asyncio.subprocess.Process) -> None:
+    """Ask a child to end, then kill it, and with it what it left behind in its session."""
+    try:
+        if process.returncode is None:
+            process.terminate()
+            async with asyncio.timeout(spec.grace_seconds):
+                await process.wait()
+    except TimeoutError:
+        log.warning("child.killed", child=spec.name, grace_seconds=spec.grace_seconds)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+
+
+# --- what children say ------------------------------------------------------------------------------------
+
+
+async def _relay(child: str, stream: asyncio.StreamReader) -> None:
+    """Hand a child's output to the log, line by line; a line without end is cut."""
+    rest = b""
+    while chunk := await stream.read(MAX_LINE_BYTES):
+        *lines, rest = (rest + chunk).split(b"\n")
+        if len(rest) > MAX_LINE_BYTES:
+            lines.append(rest)
+            rest = b""
+        for line in lines:
+            _say(child, line.decode(errors="replace"))
+    if rest:
+        _say(child, rest.decode(errors="replace"))
+
+
+def _say(child: str, line: str) -> None:
+    """Log a child's line: as the event that it is where the child logs in our form, else as text."""
+    found = re.match(r"<([0-7])>", line)
+    level = _level(int(found[1])) if found else "info"
+    text = line[3:] if found else line
+    fields = _fields(text) if found else None
+    if fields is not None:
+        getattr(log, level)(str(fields.pop("event")), **{**fields, "child": child})
+    elif text.strip():
+        getattr(log, level)("child.output", child=child, line=text)
+
+
+def _level(priority: int) -> str:
+    """The log method for a syslog priority."""
+    if priority <= 3:
+        return "error"
+    if priority == 4:
+        return "warning"
+    return "info" if priority <= 6 else "debug"
+
+
+def _fields(text: str) -> dict[str, Any] | None:
+    try:
+        fields = msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    for own in ("level", "timestamp"):
+        fields.pop(own, None)
+    return fields if "event" in fields else None
