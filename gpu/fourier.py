@@ -4,10 +4,10 @@ With Q(t, k) the filtered spectrum of the projection at angle t, P the padded ro
 
     f(x, y) = 1/P  sum_t weight_t  sum_k  Q(t, k) exp(2 pi i k (x cos t + y sin t + center) / P),
 
-the discrete filtered back-projection with exact (trigonometric) interpolation. As it stands it is a Fourier sum over
-points on a polar grid, a non-uniform transform of type 1, which finufft (Barnett, Magland, af Klinteberg, SIAM J. Sci.
-Comput. 41, C479, 2019, doi:10.1137/18M120885X) evaluates to a given tolerance. Two slices go through one complex
-transform, as its real and imaginary part.
+the discrete filtered back-projection with exact (trigonometric) interpolation. As it stands it is a Fourier
+sum over points on a polar grid, a non-uniform transform of type 1, which finufft (Barnett, Magland, af
+Klinteberg, SIAM J. Sci. Comput. 41, C479, 2019, doi:10.1137/18M120885X) evaluates to a given tolerance. Two
+slices go through one complex transform, as its real and imaginary part.
 
 Nothing is masked: beyond the circle that every projection sees, radius min(center, n_columns - 1 - center), the
 values are what the formula makes of the padded rows; they are not quantitative there.

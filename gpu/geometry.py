@@ -13,14 +13,14 @@ _SAME = 0.05
 def angular_weights(angles: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of the half circle that each projection stands for, radian; sums to pi without gaps.
 
-    Projections at t and t + pi see the same rays, so directions live on a circle of circumference pi. On it every
-    direction gets half the distance to either neighbor (the trapezoidal rule on a circle), whatever the order of the
-    angles and whether they cover 180 degrees, 360 degrees or both end points; projections of one direction share its
-    weight equally.
+    Projections at t and t + pi see the same rays, so directions live on a circle of circumference pi. On it
+    every direction gets half the distance to either neighbor (the trapezoidal rule on a circle), whatever the
+    order of the angles and whether they cover 180 degrees, 360 degrees or both end points; projections of one
+    direction share its weight equally.
 
-    A gap is counted as at most `GAP_LIMIT` usual steps (the upper quartile of the steps): with a missing wedge the edge
-    directions would otherwise stand for all that was never measured, and draw streaks. What is missing stays missing:
-    the weights then sum to less than pi.
+    A gap is counted as at most `GAP_LIMIT` usual steps (the upper quartile of the steps): with a missing
+    wedge the edge directions would otherwise stand for all that was never measured, and draw streaks. What is
+    missing stays missing: the weights then sum to less than pi.
     """
     n = len(angles)
     folded = np.mod(np.asarray(angles, np.float64), np.pi)

@@ -1,7 +1,7 @@
 """From detector counts to line integrals: -log((projection - dark) / (flat - dark)).
 
 The sign goes into the fraction, log((flat - dark) / (projection - dark)), which spares a pass over the data; the
-lower limit of the transmission becomes a lower limit of the counts. One pass, in blocks that stay in cache.
+lower limit of the transmission becomes one of the counts. Rows are worked on in blocks that stay in cache.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -34,8 +34,8 @@ class Sinograms(NamedTuple):
 class Reference:
     """Flat and dark fields of a block of rows, ready to use.
 
-    `dark` and `span` (mean flat - mean dark), float32, shape (n_rows, n_columns); `bad`, bool, the same shape: pixels
-    that do not respond, where `span` is 1.
+    `dark` and `span` (mean flat - mean dark), float32, shape (n_rows, n_columns); `bad`, bool, the same shape:
+    pixels that do not respond, where `span` is 1.
     """
 
     def __init__(self, flats: Array, darks: Array) -> None:
@@ -137,7 +137,7 @@ def _stuck(projections: Array) -> Array:
     """
     xp = array_module(projections)
     n_angles, n_rows, n_columns = projections.shape
-    stuck = xp.zeros((n_rows, n_columns), bool)
+    stuck: Array = xp.zeros((n_rows, n_columns), bool)
     if n_angles < _PROBES or n_columns < 3:
         return stuck
     probes = projections[:: n_angles // _PROBES]

@@ -122,7 +122,7 @@ SPECS: dict[str, Spec] = {
     ),
     "ring_size": Spec(
         kind="int",
-        default=31,
+        default=9,
         low=3,
         high=501,
         unit="pixel",
