@@ -156,7 +156,8 @@ class Nexus(NxTomo):
         self.angle = self._search_angle()
         if self.angle is not None:
             self.notes.append(
-                f"no NXtomo entry: frames at {detector}/data and angles at {self.places[self.angle]} were found by search"
+                f"no NXtomo entry: frames at {detector}/data and "
+                f"angles at {self.places[self.angle]} were found by search"
             )
 
     def paths(self, relative: tuple[str, ...]) -> list[str]:
