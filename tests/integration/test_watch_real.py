@@ -1,0 +1,184 @@
+"""The doorbell on a real file system: when it rings, when it must not, and that the listing misses nothing."""
+
+import os
+import resource
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from srctd.adapters.watch import Watch
+
+SOON = 10.0
+"""Seconds within which a bell must ring; it rings within milliseconds."""
+SILENCE = 0.7
+"""Seconds in which a bell that must not ring had time to."""
+
+
+class Doorstep:
+    """A watched root and its bell."""
+
+    def __init__(self, folder: Path, depth: int = 2) -> None:
+        self.folder = folder
+        self.root = SimpleNamespace(path=str(folder), patterns=("*.h5",), depth=depth)
+        self.bell = threading.Event()
+        self.rings = 0
+        self.watch = Watch([self.root], self.ring)
+
+    def ring(self) -> None:
+        self.rings += 1
+        self.bell.set()
+
+    def names(self) -> list[str]:
+        """List, as the daemon does after a ring."""
+        self.bell.clear()
+        listing = self.watch.list_root(self.root)
+        return sorted(os.path.relpath(candidate.path, self.folder) for candidate in listing.candidates)
+
+
+@contextmanager
+def watching(folder: Path, depth: int = 2) -> Iterator[Doorstep]:
+    before = set(threading.enumerate())
+    doorstep = Doorstep(folder, depth)
+    doorstep.watch.start()
+    try:
+        yield doorstep
+    finally:
+        doorstep.watch.stop()
+    left = [thread for thread in threading.enumerate() if thread not in before and thread.is_alive()]
+    assert left == [], "all threads have ended"
+
+
+def test_it_rings_for_a_file_that_is_written_and_closed(tmp_path):
+    with watching(tmp_path) as doorstep:
+        assert doorstep.names() == []
+        (tmp_path / "a.h5").write_bytes(b"1")
+        assert doorstep.bell.wait(SOON)
+        assert doorstep.names() == ["a.h5"]
+
+
+def test_it_rings_for_a_file_that_is_renamed_into_place_but_not_for_its_growth(tmp_path):
+    with watching(tmp_path) as doorstep:
+        doorstep.names()
+        (tmp_path / ".a.h5.x1").write_bytes(b"1")
+        (tmp_path / "a.h5.part").write_bytes(b"1")
+        assert not doorstep.bell.wait(SILENCE)
+        (tmp_path / "a.h5.part").rename(tmp_path / "a.h5")
+        assert doorstep.bell.wait(SOON)
+        assert doorstep.names() == ["a.h5"]
+
+
+def test_it_rings_for_files_moved_in_and_for_hard_links(tmp_path):
+    watched = tmp_path / "watched"
+    watched.mkdir()
+    with watching(watched) as doorstep:
+        (tmp_path / "a.h5").write_bytes(b"1")
+        doorstep.names()
+        os.link(tmp_path / "a.h5", watched / "linked.h5")
+        assert doorstep.bell.wait(SOON)
+        doorstep.names()
+        (tmp_path / "a.h5").rename(watched / "moved.h5")
+        assert doorstep.bell.wait(SOON)
+        assert doorstep.names() == ["linked.h5", "moved.h5"]
+
+
+def test_reading_does_not_ring(tmp_path):
+    (tmp_path / "a.h5").write_bytes(b"1")
+    with watching(tmp_path) as doorstep:
+        assert doorstep.names() == ["a.h5"]
+        (tmp_path / "a.h5").read_bytes()
+        doorstep.names()
+        assert not doorstep.bell.wait(SILENCE)
+
+
+def test_folders_that_come_later_are_listened_to(tmp_path):
+    with watching(tmp_path) as doorstep:
+        doorstep.names()
+        (tmp_path / "day" / "sample").mkdir(parents=True)
+        assert doorstep.bell.wait(SOON)
+        doorstep.names()
+        with (tmp_path / "day/sample/a.h5").open("wb") as file:
+            file.write(b"1")
+        assert doorstep.bell.wait(SOON)
+        assert doorstep.names() == ["day/sample/a.h5"]
+
+
+def test_many_events_ring_once_until_the_next_listing(tmp_path):
+    with watching(tmp_path) as doorstep:
+        doorstep.names()
+        for n in range(500):
+            (tmp_path / f"{n}.h5").touch()
+        assert doorstep.bell.wait(SOON)
+        assert not threading.Event().wait(SILENCE)
+        assert doorstep.rings == 1
+        assert len(doorstep.names()) == 500
+        (tmp_path / "one more.h5").touch()
+        assert doorstep.bell.wait(SOON)
+        assert doorstep.rings == 2
+
+
+def test_a_root_that_appears_later_gets_its_bell(tmp_path):
+    with watching(tmp_path / "mount") as doorstep:
+        assert doorstep.names() == []
+        (tmp_path / "mount").mkdir()
+        assert doorstep.names() == []
+        (tmp_path / "mount/a.h5").touch()
+        assert doorstep.bell.wait(SOON)
+
+
+def test_a_root_that_is_replaced_gets_its_bell_again(tmp_path):
+    folder = tmp_path / "root"
+    for replace in (shutil.rmtree, lambda path: path.rename(tmp_path / "away")):
+        folder.mkdir()
+        with watching(folder) as doorstep:
+            doorstep.names()
+            replace(folder)
+            doorstep.names()
+            folder.mkdir()
+            doorstep.names()
+            doorstep.bell.clear()
+            (folder / "a.h5").touch()
+            assert doorstep.bell.wait(SOON)
+            assert doorstep.names() == ["a.h5"]
+        shutil.rmtree(folder)
+
+
+def test_without_inotify_the_listing_goes_on_and_says_so(tmp_path):
+    (tmp_path / "a.h5").touch()
+    doorstep = Doorstep(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, hard))
+    try:
+        doorstep.watch.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    listing = doorstep.watch.list_root(doorstep.root)
+    assert [os.path.basename(candidate.path) for candidate in listing.candidates] == ["a.h5"]
+    assert listing.problems == (
+        f"{tmp_path}: no inotify instance is left; changes are noticed by listing only",
+    )
+    doorstep.watch.stop()
+
+
+@pytest.mark.timeout(60)
+def test_nothing_is_missed_while_files_and_folders_come_at_full_speed(tmp_path):
+    wanted = [f"scan{n % 40}/{n}.h5" for n in range(4000)]
+
+    def write() -> None:
+        for name in wanted:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).touch()
+
+    with watching(tmp_path) as doorstep:
+        writer = threading.Thread(target=write)
+        writer.start()
+        seen: list[str] = doorstep.names()
+        while len(seen) < len(wanted):
+            doorstep.bell.wait(1.0)  # or the next listing without a ring, as in the daemon
+            seen = doorstep.names()
+        writer.join()
+        assert seen == sorted(wanted)
