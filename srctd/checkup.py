@@ -27,7 +27,7 @@ def findings(config: Config) -> Iterator[Finding]:
         yield Finding(
             True,
             f"  complete: unchanged for {root.settle_seconds:g} s with an end marker, "
-            f"{root.unmarked_settle_seconds:g} s without; held after {root.stalled_seconds:g} s with something missing",
+            f"{root.unmarked_settle_seconds:g} s without; held after {root.stalled_seconds:g} s incomplete",
         )
     yield _folder(config.storage.shared, f"writes to {config.storage.shared}", os.W_OK | os.X_OK)
     if os.path.isdir(config.storage.shared):

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -89,7 +90,6 @@ def parser() -> argparse.ArgumentParser:
     catalog.add_argument("--database", required=True, help="SQLite file; made if it is not there")
     catalog.add_argument("--host", default="127.0.0.1")
     catalog.add_argument("--port", type=int, default=8090)
-    catalog.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
 
     demo = _command(commands, "demo", _demo, "the whole way on this machine, in a fresh folder")
     _simulation(demo)
@@ -146,7 +146,8 @@ def _check(options: argparse.Namespace) -> int:
     say(f"{options.config}: valid")
     problems = 0
     for finding in checkup.findings(config):
-        say(("  " if finding.good else "! ") + finding.sentence, style="" if finding.good else "yellow")
+        mark, style = ("  ", "") if finding.good else ("! ", "yellow")
+        say(mark + finding.sentence, style=style, markup=False, soft_wrap=True)
         problems += not finding.good
     return EXIT_FAILED if problems else 0
 
@@ -234,9 +235,10 @@ def _simulate(options: argparse.Namespace) -> int:
 
 
 def _catalog(options: argparse.Namespace) -> int:
-    from srctd import catalogd
+    from srctd.catalogd.server import LOOPBACK, serve
 
-    return catalogd.serve(options)
+    serve(Path(options.database), options.host, options.port, public=options.host in LOOPBACK)
+    return 0
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -14,26 +14,24 @@ from typing import Any
 import msgspec
 import structlog
 
-from srctd import view
-from srctd.adapters import space
 from srctd.adapters.catalog import Catalog, CatalogSettings
 from srctd.adapters.children import Children, ChildSpec
 from srctd.adapters.control import Control
 from srctd.adapters.journal import Journal, OutboxObject
 from srctd.adapters.pool import Pool
 from srctd.adapters.service import Service
+from srctd.answers import Answers
+from srctd.catalogd.app import password_file
+from srctd.catalogd.auth import ADMIN, create_admin
+from srctd.catalogd.store import Store
 from srctd.config import STEP_TIMEOUTS, Config, load_recipes, read_secret
 from srctd.core.datasets import CatalogObject
-from srctd.core.errors import ConfigError, HoldError
-from srctd.core.lifecycle import Released, Step
-from srctd.core.recipe import parse_setting
+from srctd.core.errors import ConfigError
 from srctd.engine import Engine, JournalThread
 from srctd.intake import Intake
 from srctd.steps import Services
 
 log = structlog.get_logger()
-
-STATUS_SCANS = 50
 
 
 class Outbox:
@@ -54,11 +52,12 @@ class Outbox:
     async def waiting(self, scan: str, prefix: str) -> list[CatalogObject]:
         """What was not posted yet of the keys with a prefix, in order."""
         rows = await self._thread.call(self._journal.outbox, scan, prefix)
-        return [
-            CatalogObject(kind=row.kind, key=row.key, dataset_pid=row.dataset_pid, body=msgspec.Raw(row.body))
+        waiting = [
+            {"kind": row.kind, "key": row.key, "dataset_pid": row.dataset_pid, "body": msgspec.Raw(row.body)}
             for row in rows
             if row.posted_at is None
         ]
+        return msgspec.convert(waiting, list[CatalogObject])
 
     async def posted(self, scan: str, key: str, remote_id: str) -> None:
         """Note that an object is in the catalogue."""
@@ -71,7 +70,6 @@ class Daemon:
     def __init__(self, config: Config) -> None:
         """Builds everything; raises `ConfigError` or `JournalError`. Nothing runs before `run`."""
         self.config = config
-        self.started_at = time.time()
         self._stop = asyncio.Event()
         state = Path(config.daemon.state_directory)
         _make_folder(state, "daemon.state_directory")
@@ -79,9 +77,9 @@ class Daemon:
         self._thread = JournalThread()
         self._service = Service()
         self._children = Children()
-        self.control = Control(config.control.endpoint, config.control.feed_endpoint, self.answer)
+        self.control = Control(config.control.endpoint, config.control.feed_endpoint, self._answer)
         self.pool = Pool(
-            config.pool_endpoints, lease_seconds=config.pool.lease_seconds, on_event=self.control.publish
+            config.pool_endpoints, lease_seconds=config.pool.lease_seconds, on_event=self._pool_event
         )
         self._catalog_url = _embedded_url(config) if config.catalog.embedded else config.catalog.url
         services = Services(
@@ -95,7 +93,7 @@ class Daemon:
         timeouts = {**STEP_TIMEOUTS, **config.daemon.step_timeout_seconds}
         self.engine = Engine(self.journal, self._thread, services, timeouts, self.control.publish)
         self.intake = Intake(config.watch, self.engine)
-        self._outbox_waiting = 0
+        self.answers = Answers(config, self.engine, self.intake, self.pool, self._catalog_url)
 
     async def run(self) -> None:
         """Serve until a signal; raises what ends the process."""
@@ -140,11 +138,18 @@ class Daemon:
         await self.pool.stop_workers()
         await self._children.stop()
 
+    def _pool_event(self, topic: str, fields: dict[str, Any]) -> None:
+        log.info(topic, **fields)
+        self.control.publish(topic, fields)
+
+    async def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        return await self.answers.answer(request)
+
     async def _tell_systemd(self) -> None:
         """Readiness, one status line, and the watchdog, fed only while this loop lives."""
         self._service.ready()
         while True:
-            self._outbox_waiting = await self._thread.call(self.journal.outbox_waiting)
+            self.answers.outbox_waiting = await self._thread.call(self.journal.outbox_waiting)
             active = [scan for scan in self.engine.scans.values() if not (scan.done or scan.superseded)]
             held = sum(scan.held is not None for scan in active)
             workers = self.pool.worker_count()
@@ -156,7 +161,7 @@ class Daemon:
         section = self.config.catalog
         if section.embedded:
             database = Path(self.config.daemon.state_directory) / "catalog.sqlite"
-            username, password = embedded_account(database)
+            username, password = _embedded_account(database)
             return Catalog(CatalogSettings(url=self._catalog_url, username=username, password=password))
         if not section.url:
             return None
@@ -166,7 +171,7 @@ class Daemon:
                 username=section.username,
                 password=read_secret(section.password_file, "catalog.password_file"),
                 token=read_secret(section.token_file, "catalog.token_file"),
-                verify_tls=section.verify_tls,
+                verify=section.verify_tls,
             )
         )
 
@@ -178,7 +183,7 @@ class Daemon:
             ChildSpec(
                 name=f"worker-{n}",
                 command=(
-                    *(sys.executable, "-m", "gpu", "worker", "--die-with-parent"),
+                    *(sys.executable, "-m", "gpu", "worker"),
                     *("--connect", self.pool.endpoints[0]),
                     *("--name", f"{socket.gethostname()}-{n}"),
                     *("--threads", str(threads), "--nice", str(section.worker_nice)),
@@ -191,81 +196,8 @@ class Daemon:
             database = Path(self.config.daemon.state_directory) / "catalog.sqlite"
             port = self._catalog_url.rsplit(":", 1)[1]
             command = (sys.executable, "-m", "srctd", "catalog", "--database", str(database), "--port", port)
-            specs.append(ChildSpec(name="catalog", command=(*command, "--die-with-parent")))
+            specs.append(ChildSpec(name="catalog", command=command))
         return specs
-
-    # --- answers to the control room ------------------------------------------------------------------------
-
-    async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """One request of the control socket; raises `HoldError` for what cannot be answered."""
-        command = request.get("cmd")
-        answers = {"status": self._status, "scan": self._scan, "why": self._why, "retry": self._retry}
-        if command not in answers:
-            raise HoldError(f"unknown command {command!r}", hint=f"known: {', '.join(answers)}")
-        return await answers[command](request)
-
-    async def _status(self, request: dict[str, Any]) -> dict[str, Any]:
-        jobs = self.pool.progress()
-        limit = request.get("limit", STATUS_SCANS)
-        if not isinstance(limit, int) or limit < 0:
-            raise HoldError(f"limit = {limit!r} is no number of scans")
-        scans = view.newest(self.engine.scans.values(), limit)
-        section = self.config.catalog
-        return {
-            "daemon": view.daemon_facts(self.started_at),
-            "roots": [
-                {"path": root.path, "problems": list(self.intake.problems.get(root.path, ()))}
-                for root in self.config.watch
-            ],
-            "scans": [view.scan_row(scan, jobs.get(scan.id) or self.pool.jobs_of(scan.id)) for scan in scans],
-            "scans_total": len(self.engine.scans),
-            "arriving": [view.arrival_row(arrival) for arrival in self.intake.arrivals.values()],
-            "workers": self.pool.workers(),
-            "pool": self.pool.counters(),
-            "control": self.control.counters(),
-            "catalog": {
-                "configured": section.embedded or bool(section.url),
-                "url": self._catalog_url,
-                "waiting": self._outbox_waiting,
-            },
-            "storage": {"path": self.config.storage.shared, "free_bytes": _free(self.config.storage.shared)},
-        }
-
-    async def _scan(self, request: dict[str, Any]) -> dict[str, Any]:
-        scan = self._named(request)
-        return view.scan_details(scan, self.pool.jobs_of(scan.id))
-
-    async def _why(self, request: dict[str, Any]) -> dict[str, Any]:
-        name = str(request.get("scan", ""))
-        for path, arrival in self.intake.arrivals.items():
-            if name in (path, os.path.basename(path), Path(path).stem):
-                return {"scan": path, "sentences": view.why_arriving(arrival)}
-        scan = self._named(request)
-        return {"scan": scan.id, "sentences": view.why(scan, self.pool.jobs_of(scan.id))}
-
-    async def _retry(self, request: dict[str, Any]) -> dict[str, Any]:
-        scan = self._named(request)
-        settings = request.get("set", [])
-        if not isinstance(settings, list):
-            raise HoldError(f"set = {settings!r} is no list of KEY=VALUE")
-        overrides = dict(parse_setting(str(setting)) for setting in settings)
-        step = request.get("step") or (str(Step.SUBMIT) if overrides else None)
-        if step is not None and step not in list(Step):
-            raise HoldError(f"unknown step {step!r}", hint=f"one of {', '.join(Step)}")
-        again = Step(step) if step else None
-        if again is None and scan.done:
-            raise HoldError(f"{scan.id} is done", hint="name a step to do again: --step reconstruct")
-        scan = await self.engine.happen(Released(scan=scan.id, again=again, overrides=overrides))
-        return view.scan_row(scan, self.pool.jobs_of(scan.id))
-
-    def _named(self, request: dict[str, Any]) -> Any:
-        """The scan that is meant: by identifier, by path, or by file name; the newest where several fit."""
-        name = str(request.get("scan", ""))
-        scans = sorted(self.engine.scans.values(), key=lambda scan: scan.completed_at, reverse=True)
-        for scan in scans:
-            if name in (scan.id, scan.path, os.path.basename(scan.path), Path(scan.path).stem):
-                return scan
-        raise HoldError(f"no scan {name!r}", hint="`srctd status` lists them")
 
 
 def local_workers(config: Config) -> tuple[int, int]:
@@ -308,8 +240,9 @@ def _embedded_url(config: Config) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def _free(path: str) -> int | None:
-    try:
-        return space.free_bytes(path)
-    except OSError:
-        return None
+def _embedded_account(database: Path) -> tuple[str, str]:
+    """Account and password of the embedded catalogue, made at the first start."""
+    store = Store(database)
+    create_admin(store, password_file(database))
+    store.close()
+    return ADMIN, password_file(database).read_text(encoding="utf-8").strip()

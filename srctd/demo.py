@@ -1,4 +1,4 @@
-"""`srctd demo`: simulator, daemon, workers and catalogue in a fresh folder, the whole way, in front of your eyes."""
+"""`srctd demo`: simulator, daemon, workers and catalogue in a fresh folder, and the whole way before your eyes."""
 
 import json
 import os
@@ -159,7 +159,7 @@ def _follow(endpoint: str, daemon: subprocess.Popen[bytes], folder: Path) -> Map
             _alive(daemon, folder)
             status = control_client.request(endpoint, {"cmd": "status"}, timeout_seconds=10.0)
             live.update(terminal.status_view(status))
-            row = next(iter(status["scans"]), None)
+            row: Mapping[str, Any] | None = next(iter(status["scans"]), None)
             if row and row["state"] in ("done", "held"):
                 return row
             time.sleep(0.1)

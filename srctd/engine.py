@@ -36,6 +36,7 @@ from srctd.steps import STEPS, Services, Work
 
 log = structlog.get_logger()
 T = TypeVar("T")
+AT_WORKERS = frozenset({StepName.PREVIEW, StepName.RECONSTRUCT})
 
 
 class JournalPort(Protocol):
@@ -126,8 +127,14 @@ class Engine:
             return self.scans[event.scan]
 
     async def stop(self, grace_seconds: float) -> None:
-        """Start nothing more, give what runs a grace, cancel the rest. What is cut short is done again."""
+        """Start nothing more, give what runs a grace, cancel the rest.
+
+        What is cut short is done again, so steps that wait for workers are cut at once: finished shards stay.
+        """
         self._stopping = True
+        for (_, step), task in self._running.items():
+            if step in AT_WORKERS:
+                task.cancel()
         tasks = list(self._running.values())
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=grace_seconds)
@@ -163,6 +170,7 @@ class Engine:
         """Carry a step out; its end, good or bad, becomes an event."""
         with structlog.contextvars.bound_contextvars(scan=scan_id, step=str(step)):
             began = time.monotonic()
+            self._publish("step.started", {"scan": scan_id, "step": str(step)})
             try:
                 event = await self._outcome(scan_id, step, began)
             finally:

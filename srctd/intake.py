@@ -58,7 +58,11 @@ class Intake:
     async def run_forever(self) -> None:
         """Watch first, then list, and list again: whenever the bell rings, a verdict may change, or time is up."""
         loop = asyncio.get_running_loop()
-        watch = Watch(self._roots, lambda: loop.call_soon_threadsafe(self._bell.set))
+
+        def ring() -> None:
+            loop.call_soon_threadsafe(self._bell.set)
+
+        watch = Watch(self._roots, ring)
         await asyncio.to_thread(watch.start)
         try:
             while True:

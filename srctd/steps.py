@@ -40,14 +40,20 @@ from srctd.results import (
 
 Result = TypeVar("Result", bound=msgspec.Struct)
 GIGABYTE = 1e9
+HEALTH_SECONDS = 2.0
 SOFTWARE = f"srctd {__version__}"
 
 
 class Outcome(Protocol):
     """A finished job, as the pool hands it back."""
 
-    result: Any
-    seconds: Mapping[str, float]
+    @property
+    def result(self) -> Any:
+        """A `JobResult` of the job's kind."""
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """By phase."""
 
 
 class PoolPort(Protocol):
@@ -119,7 +125,7 @@ class Work:
 async def identify(work: Work) -> Identified:
     """Find the scan's owner by its path; ask whether the catalogue answers (no is no obstacle)."""
     catalog = work.services.catalog
-    reachable = await asyncio.to_thread(catalog.health) if catalog else None
+    reachable = await _reachable(catalog) if catalog else None
     return Identified(
         owner=owner_of(work.scan.path, work.services.config.accounts), catalog_reachable=reachable
     )
@@ -313,6 +319,15 @@ def owner_of(path: str, rules: tuple[AccountRule, ...]) -> Owner:
             origin=f"rule {rule.pattern}",
         )
     return Owner(account="unassigned", owner="unassigned", owner_group="unassigned")
+
+
+async def _reachable(catalog: CatalogPort) -> bool:
+    """Whether the catalogue answers at once; a slow one must not keep the scan waiting."""
+    try:
+        async with asyncio.timeout(HEALTH_SECONDS):
+            return await asyncio.to_thread(catalog.health)
+    except TimeoutError:
+        return False
 
 
 def _read_header(path: str) -> ScanHeader:

@@ -87,7 +87,7 @@ def judge(probe: Probe, quiet_seconds: float, rule: Rule) -> Verdict:
         return Verdict(state=State.FOREIGN, reason=probe.problem, evidence=evidence)
     if not obstacles:
         if quiet_seconds >= needed:
-            reason = f"complete: {evidence[0].text}, and nothing is missing"
+            reason = f"nothing is missing, {probe.end_marker or 'no end marker'}, {evidence[0].text}"
             return Verdict(
                 state=State.COMPLETE,
                 reason=reason,

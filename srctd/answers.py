@@ -1,0 +1,124 @@
+"""What the control room may ask and tell, one method per command of the control socket."""
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from srctd import view
+from srctd.adapters import space
+from srctd.adapters.control import BadRequest
+from srctd.adapters.pool import Pool
+from srctd.config import Config
+from srctd.core.errors import SrctdError
+from srctd.core.lifecycle import Released, Step
+from srctd.core.recipe import parse_setting
+from srctd.engine import Engine
+from srctd.intake import Intake
+
+STATUS_SCANS = 50
+
+Request = dict[str, Any]
+Answer = dict[str, Any]
+
+
+class Answers:
+    """Reads what the daemon holds in memory, so that a status waits for nothing."""
+
+    def __init__(self, config: Config, engine: Engine, intake: Intake, pool: Pool, catalog_url: str) -> None:
+        self.outbox_waiting = 0
+        """Documents that the catalogue has not got yet; kept up to date by the daemon."""
+        self._config = config
+        self._engine = engine
+        self._intake = intake
+        self._pool = pool
+        self._catalog_url = catalog_url
+        self._started_at = time.time()
+        self._commands: Mapping[Any, Callable[[Request], Awaitable[Answer]]] = {
+            "status": self._status,
+            "scan": self._scan,
+            "why": self._why,
+            "retry": self._retry,
+        }
+
+    async def answer(self, request: Request) -> Answer:
+        """One request of the control socket; raises `BadRequest` for what cannot be answered."""
+        command = request.get("cmd")
+        if command not in self._commands:
+            raise BadRequest(f"unknown command {command!r}", hint=f"known: {', '.join(self._commands)}")
+        return await self._commands[command](request)
+
+    async def _status(self, request: Request) -> Answer:
+        jobs = self._pool.progress()
+        limit = request.get("limit", STATUS_SCANS)
+        if not isinstance(limit, int) or limit < 0:
+            raise BadRequest(f"limit = {limit!r} is no number of scans")
+        scans = view.newest(self._engine.scans.values(), limit)
+        section = self._config.catalog
+        return {
+            "daemon": view.daemon_facts(self._started_at),
+            "roots": [
+                {"path": root.path, "problems": list(self._intake.problems.get(root.path, ()))}
+                for root in self._config.watch
+            ],
+            "scans": [
+                view.scan_row(scan, jobs.get(scan.id) or self._pool.jobs_of(scan.id)) for scan in scans
+            ],
+            "scans_total": len(self._engine.scans),
+            "arriving": [view.arrival_row(arrival) for arrival in self._intake.arrivals.values()],
+            "workers": self._pool.workers(),
+            "pool": self._pool.counters(),
+            "catalog": {
+                "configured": section.embedded or bool(section.url),
+                "url": self._catalog_url,
+                "waiting": self.outbox_waiting,
+            },
+            "storage": {
+                "path": self._config.storage.shared,
+                "free_bytes": _free(self._config.storage.shared),
+            },
+        }
+
+    async def _scan(self, request: Request) -> Answer:
+        scan = self._named(request)
+        return view.scan_details(scan, self._pool.jobs_of(scan.id))
+
+    async def _why(self, request: Request) -> Answer:
+        name = str(request.get("scan", ""))
+        for path, arrival in self._intake.arrivals.items():
+            if name in (path, os.path.basename(path), Path(path).stem):
+                return {"scan": path, "sentences": view.why_arriving(arrival)}
+        scan = self._named(request)
+        return {"scan": scan.id, "sentences": view.why(scan, self._pool.jobs_of(scan.id))}
+
+    async def _retry(self, request: Request) -> Answer:
+        scan = self._named(request)
+        settings = request.get("set", [])
+        if not isinstance(settings, list):
+            raise BadRequest(f"set = {settings!r} is no list of KEY=VALUE")
+        overrides = dict(parse_setting(str(setting)) for setting in settings)
+        step = request.get("step") or (str(Step.SUBMIT) if overrides else None)
+        if step is not None and step not in list(Step):
+            raise BadRequest(f"unknown step {step!r}", hint=f"one of {', '.join(Step)}")
+        again = Step(step) if step else None
+        if again is None and scan.done:
+            raise BadRequest(f"{scan.id} is done", hint="name a step to do again: --step reconstruct")
+        scan = await self._engine.happen(Released(scan=scan.id, again=again, overrides=overrides))
+        return view.scan_row(scan, self._pool.jobs_of(scan.id))
+
+    def _named(self, request: dict[str, Any]) -> Any:
+        """The scan that is meant: by identifier, by path, or by file name; the newest where several fit."""
+        name = str(request.get("scan", ""))
+        scans = sorted(self._engine.scans.values(), key=lambda scan: scan.completed_at, reverse=True)
+        for scan in scans:
+            if name in (scan.id, scan.path, os.path.basename(scan.path), Path(scan.path).stem):
+                return scan
+        raise BadRequest(f"no scan {name!r}", hint="`srctd status` lists them")
+
+
+def _free(path: str) -> int | None:
+    try:
+        return space.free_bytes(path)
+    except SrctdError:
+        return None
