@@ -135,8 +135,8 @@ class Pool:
         """Serve the workers until canceled."""
         pause = round(1000 * self._lease_seconds / TURNS_PER_LEASE)
         while True:
-            if await self._open.poll(pause):
-                await self._receive()
+            await self._open.poll(pause)
+            await self._receive()  # also when the pause is over: what came meanwhile is heard before judging
             self._expire()
             await self._assign()
 
