@@ -2,8 +2,9 @@
 
 import base64
 
+from factories import a_header, a_scan
+
 from srctd.core.datasets import Acquisition, Picture, Reconstruction, Site
-from srctd.core.lifecycle import Scan
 from srctd.core.messages import Measure, PreviewResult
 from srctd.core.recipe import DEFAULT_RECIPE, Origin, Parameter, ParameterFile, resolve
 from srctd.core.scan import FileEntry, Manifest, Owner, Quantity, ScanHeader, Volume
@@ -26,24 +27,14 @@ def site(**changes: object) -> Site:
 
 
 def header(**changes: object) -> ScanHeader:
-    given: dict[str, object] = {
-        "format": "nxtomo",
-        "entry": "entry",
-        "n_projections": 180,
-        "n_flats": 10,
-        "n_darks": 5,
-        "n_rows": 32,
-        "n_columns": 64,
-        "dtype": "uint16",
-        "angle_first_deg": 0.0,
-        "angle_last_deg": 179.0,
+    told = {
         "title": "A tooth <in> resin & air",
         "sample": "tooth",
         "energy": Quantity(value=20.0, unit="keV", origin="entry/beam/energy"),
         "start_time": "2026-01-05T10:00:00+01:00",
         "end_time": "2026-01-05T10:05:00",
     }
-    return ScanHeader(**(given | changes))  # type: ignore[arg-type]
+    return a_header(**(told | changes))
 
 
 def manifest(
@@ -70,15 +61,7 @@ def acquisition(
     owner = Owner(
         account="p1", owner="Ada L.", owner_group="p1", access_groups=("p1", "staff"), email="ada@site.org"
     )
-    scan = Scan(
-        id=scan_id,
-        path="/detector/tooth.h5",
-        root="/detector",
-        revision=1,
-        task="tooth_20260105",
-        manifest=listed,
-        completed_at=COMPLETED_AT,
-    )
+    scan = a_scan(id=scan_id, manifest=listed, completed_at=COMPLETED_AT)
     given: dict[str, object] = {"scan": scan, "header": header(), "manifest": listed, "owner": owner}
     return Acquisition(**(given | changes))  # type: ignore[arg-type]
 
