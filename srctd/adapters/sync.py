@@ -128,6 +128,7 @@ def publish(part: Path, final: Path) -> None:
         if final.is_dir() and _same_manifest(part, final):
             remove_folder(part)
             return
+        sweep(part)  # a write that was cut short has left its own
         _sync_folder(part)
         try:
             part.rename(final)
