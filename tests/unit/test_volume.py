@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from gpu.volume import DATASET, NAME, ShardWriter, VolumeSpec, ensure, read_shard
+from gpu.volume import DATASET, NAME, ShardWriter, VolumeSpec, ensure, page_aligned, read_shard
 from srctd.core import recipe
 from srctd.core.errors import HoldError, NoSpace
 from srctd.core.recipe import DEFAULT_RECIPE, ParameterFile
@@ -185,3 +185,18 @@ def test_a_volume_of_other_parameters_is_not_written_over(tmp_path):
 def test_rows_beyond_the_volume_are_refused(tmp_path):
     with pytest.raises(HoldError, match="row 11 is none"):
         ShardWriter(ensure(tmp_path, make_spec()), 8, 11).__enter__()
+
+
+def test_pages_and_the_odd_rest_after_them_make_the_same_bytes(tmp_path):
+    spec = make_spec(make_header(n_rows=9, n_columns=48))  # 2.25 pages a slice
+    volume = ensure(tmp_path, spec)
+    assert volume.offset % 4096 == 0
+    rows = page_aligned((9, 48, 48))
+    rows[:] = slices(9, spec)
+    with ShardWriter(volume, 0, 9) as writer:
+        writer.write(rows[:4])  # whole pages, from whole pages
+        writer.write(rows[4:7])  # whole pages and a rest
+        writer.write(rows[7:])  # off the pages
+        assert writer.finish().digest == xxhash.xxh3_128(rows.tobytes()).hexdigest()
+    with h5py.File(tmp_path / NAME) as file:
+        np.testing.assert_array_equal(file[DATASET][:], rows)
