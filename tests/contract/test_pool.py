@@ -452,6 +452,8 @@ def test_an_assignment_to_a_worker_that_is_gone_goes_to_the_next(endpoint: str) 
         async with bench(endpoint) as b:
             gone = await b.joined("gone")
             gone.vanish()
+            while await b.pool._send("gone", WhoAreYou()):  # until ZeroMQ has noticed
+                await asyncio.sleep(0.01)
             alive = await b.joined("here")
             first, second = submit(b.pool, rows(0)), submit(b.pool, rows(8))
             for _ in range(2):
