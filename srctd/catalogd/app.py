@@ -98,6 +98,8 @@ class _Desk:
             return _json(problem.body(), problem.status)
         except StorageUnavailable as exc:
             return _json(Problem(503, str(exc)).body(), 503)
+        except RecursionError:
+            return _json(Problem(400, "nested too deeply").body(), 400)
         return result if isinstance(result, Response) else _json(result, route.status)
 
     def _identify(self, request: Request, query: dict[str, list[str]]) -> Identity | None:
@@ -128,7 +130,7 @@ async def _read_body(request: Request) -> Any:
         return None
     try:
         return msgspec.json.decode(b"".join(chunks))
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except msgspec.DecodeError as exc:
         raise Problem(400, f"the body is not JSON: {exc}") from exc
 
 

@@ -17,7 +17,7 @@ from srctd.catalogd.problem import Problem
 
 Document = dict[str, Any]
 
-DATES = frozenset({"creationTime", "startTime", "endTime", "createdAt", "updatedAt", "time"})
+DATES = frozenset({"creationTime", "startTime", "endTime", "createdAt", "updatedAt"})
 
 _EMAIL = re.compile(r"[^@\s;]+@[^@\s;]+\.[^@\s;.]+")
 _THUMBNAIL = re.compile(r"data:image/(png|jpe?g|gif|webp);base64,[A-Za-z0-9+/=\s]*")

@@ -74,6 +74,9 @@ SINGULAR = {
 }
 """Names of v3: names of the stored document."""
 
+MOST_ALTERNATIVES = 500
+"""In one list of a filter; SQLite's limit on the depth of an expression is 1000."""
+
 _COMPARISONS = {"eq": "eq", "gt": "gt", "gte": "gte", "lt": "lt", "lte": "lte", "exists": "exists"}
 _LOOPBACK = {"inq": "in", "like": "regex", "neq": "ne"}
 _WORDS = {*_COMPARISONS, "in", "nin", "ne", "regex"}
@@ -141,7 +144,7 @@ def read_where(where: object, *, loopback: bool) -> Condition:
     for name, value in _mapping(where, "where").items():
         word = name.removeprefix("$")
         if word in ("and", "or", "nor") and (loopback or name.startswith("$")):
-            parts = tuple(read_where(item, loopback=loopback) for item in _list(value))
+            parts = tuple(read_where(item, loopback=loopback) for item in _short(value))
             joined: dict[str, Condition] = {"and": Every(parts), "or": Some(parts), "nor": Not(Some(parts))}
             conditions.append(joined[word])
         elif isinstance(value, dict):
@@ -149,6 +152,18 @@ def read_where(where: object, *, loopback: bool) -> Condition:
         else:
             conditions.append(_read_test(name, "eq", value))
     return Every(tuple(conditions))
+
+
+def has_pattern(condition: Condition) -> bool:
+    """Whether a regular expression is among the conditions."""
+    match condition:
+        case Every(conditions) | Some(conditions):
+            return any(map(has_pattern, conditions))
+        case Not(inner):
+            return has_pattern(inner)
+        case Test(operator=operator):
+            return operator == "regex"
+    return False
 
 
 def project(document: dict[str, Any], fields: object) -> dict[str, Any]:
@@ -190,7 +205,7 @@ def _read_test(name: str, operator: str, value: Any) -> Condition:
     path = tuple(name.split("."))
     path = (SINGULAR.get(path[0], path[0]), *path[1:])
     if operator in ("in", "nin"):
-        some = Some(tuple(_read_test(name, "eq", item) for item in _list(value)))
+        some = Some(tuple(_read_test(name, "eq", item) for item in _short(value)))
         return some if operator == "in" else Not(some)
     if operator == "ne":
         return Not(_read_test(name, "eq", value))
@@ -202,7 +217,7 @@ def _read_test(name: str, operator: str, value: Any) -> Condition:
         return Test(path, "regex", str(value))
     if isinstance(value, dict | list):
         raise Problem(400, f"{name}: comparing with a whole object or list is not supported")
-    if path[-1] in DATES and isinstance(value, str):
+    if len(path) == 1 and name in DATES and isinstance(value, str):
         value = instant(value) or value
     if isinstance(value, int) and abs(value) >= 2**63:
         value = float(value)  # as SQLite keeps such numbers
@@ -231,6 +246,13 @@ def _list(value: object) -> list[Any]:
     if value is None:
         return []
     return value if isinstance(value, list) else [value]
+
+
+def _short(value: object) -> list[Any]:
+    items = _list(value)
+    if len(items) > MOST_ALTERNATIVES:
+        raise Problem(400, f"more than {MOST_ALTERNATIVES} alternatives in a filter")
+    return items
 
 
 def _relation(item: object) -> str:

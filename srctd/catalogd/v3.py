@@ -18,7 +18,7 @@ from srctd.catalogd.documents import (
     now,
 )
 from srctd.catalogd.filters import Every, Query, Test
-from srctd.catalogd.problem import Problem
+from srctd.catalogd.problem import Problem, forbidden
 from srctd.catalogd.router import Access, Call, Routes
 from srctd.catalogd.store import Table
 from srctd.core.errors import StorageUnavailable
@@ -117,6 +117,17 @@ def with_relations(call: Call, document: Document, include: tuple[str, ...]) -> 
     return document | {name: call.store.of_dataset(table, document["pid"]) for name, table in wanted}
 
 
+def asked(call: Call, query: Query) -> Query:
+    """The query, if this caller may ask it.
+
+    A regular expression can be made to run for ever, so strangers have none: in a public catalogue, any web page
+    in the user's browser could send one.
+    """
+    if call.identity is None and filters.has_pattern(query.where):
+        raise forbidden()
+    return query
+
+
 def matching(call: Call, query: Query) -> list[Document]:
     """The datasets of a query, with relations, all their fields."""
     return [with_relations(call, document, query.include) for document in call.store.find("dataset", query)]
@@ -141,19 +152,19 @@ def is_valid(call: Call) -> Any:
 @routes.add("GET", "/datasets")
 def list_datasets(call: Call) -> Any:
     """The datasets that fit `?filter=`."""
-    return _shown(call, filters.read_v3(call.one("filter")))
+    return _shown(call, asked(call, filters.read_v3(call.one("filter"))))
 
 
 @routes.add("GET", "/datasets/count")
 def count_datasets(call: Call) -> Any:
     """How many datasets fit `?filter=`."""
-    return {"count": call.store.count("dataset", filters.read_v3(call.one("filter")).where)}
+    return {"count": call.store.count("dataset", asked(call, filters.read_v3(call.one("filter"))).where)}
 
 
 @routes.add("GET", "/datasets/findOne")
 def find_dataset(call: Call) -> Any:
     """The first dataset that fits `?filter=`; an empty body if none does."""
-    return next(iter(_shown(call, filters.read_v3(call.one("filter")))), None)
+    return next(iter(_shown(call, asked(call, filters.read_v3(call.one("filter"))))), None)
 
 
 @routes.add("GET", "/datasets/fullquery")
@@ -165,7 +176,7 @@ def full_query(call: Call) -> Any:
 @routes.add("GET", "/datasets/{pid}")
 def get_dataset(call: Call) -> Any:
     """One dataset."""
-    query = filters.read_v3(call.one("filter"))
+    query = asked(call, filters.read_v3(call.one("filter")))
     return as_v3(with_relations(call, existing(call), query.include)) | {"history": []}
 
 
@@ -215,7 +226,7 @@ def create_own_block(call: Call) -> Any:
 @routes.add("GET", "/origdatablocks")
 def find_blocks(call: Call) -> Any:
     """The file lists that fit `?filter=`."""
-    return call.store.find("origdatablock", filters.read_v3(call.one("filter")))
+    return call.store.find("origdatablock", asked(call, filters.read_v3(call.one("filter"))))
 
 
 @routes.add("POST", "/datasets/{pid}/attachments", status=201, access=Access.WRITER)

@@ -6,7 +6,16 @@ from srctd.catalogd import filters
 from srctd.catalogd.documents import new_attachment
 from srctd.catalogd.problem import Problem
 from srctd.catalogd.router import Access, Call, Routes
-from srctd.catalogd.v3 import create, create_own_block, existing, matching, update, validity, with_relations
+from srctd.catalogd.v3 import (
+    asked,
+    create,
+    create_own_block,
+    existing,
+    matching,
+    update,
+    validity,
+    with_relations,
+)
 
 routes = Routes("/api/v4")
 
@@ -26,14 +35,14 @@ def is_valid(call: Call) -> Any:
 @routes.add("GET", "/datasets")
 def list_datasets(call: Call) -> Any:
     """The datasets that fit `?filter=`, newest first."""
-    query = filters.read_v4(call.one("filter"))
+    query = asked(call, filters.read_v4(call.one("filter")))
     return [filters.project(document, query.fields) for document in matching(call, query)]
 
 
 @routes.add("GET", "/datasets/count")
 def count_datasets(call: Call) -> Any:
     """How many datasets fit `?filter=`."""
-    return {"count": call.store.count("dataset", filters.read_v4(call.one("filter")).where)}
+    return {"count": call.store.count("dataset", asked(call, filters.read_v4(call.one("filter"))).where)}
 
 
 @routes.add("GET", "/datasets/findOne")
@@ -61,7 +70,7 @@ routes.add("POST", "/origdatablocks", status=201, access=Access.WRITER)(create_o
 @routes.add("GET", "/origdatablocks")
 def find_blocks(call: Call) -> Any:
     """The file lists that fit `?filter=`, newest first."""
-    query = filters.read_v4(call.one("filter"))
+    query = asked(call, filters.read_v4(call.one("filter")))
     return [filters.project(block, query.fields) for block in call.store.find("origdatablock", query)]
 
 
