@@ -25,18 +25,18 @@ from srctd.core.lifecycle import (
     RetryDue,
     RunStep,
     Scan,
+    Step,
     StepDone,
     StepFailed,
     Superseded,
     WakeStep,
     advance,
 )
-from srctd.core.lifecycle import Step as StepName
-from srctd.steps import STEPS, Services, Work
+from srctd.steps import STEPS, Services, StepFunction, Work
 
 log = structlog.get_logger()
 T = TypeVar("T")
-AT_WORKERS = frozenset({StepName.PREVIEW, StepName.RECONSTRUCT})
+AT_WORKERS = frozenset({Step.PREVIEW, Step.RECONSTRUCT})
 
 
 class JournalPort(Protocol):
@@ -72,8 +72,9 @@ class Engine:
         journal: JournalPort,
         thread: JournalThread,
         services: Services,
-        timeouts: Mapping[StepName, float],
+        timeouts: Mapping[Step, float],
         publish: Callable[[str, dict[str, Any]], None],
+        steps: Mapping[Step, StepFunction] = STEPS,
     ) -> None:
         self.scans: dict[str, Scan] = {}
         self._journal = journal
@@ -81,8 +82,9 @@ class Engine:
         self._services = services
         self._timeouts = timeouts
         self._publish = publish
+        self._steps = steps
         self._events: asyncio.Queue[AnyEvent] = asyncio.Queue()
-        self._running: dict[tuple[str, StepName], asyncio.Task[None]] = {}
+        self._running: dict[tuple[str, Step], asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup
         self._ready = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
@@ -104,7 +106,7 @@ class Engine:
         found = [scan for scan in self.scans.values() if scan.path == path]
         return max(found, key=lambda scan: scan.revision, default=None)
 
-    def running(self, scan: str) -> frozenset[StepName]:
+    def running(self, scan: str) -> frozenset[Step]:
         """Steps of a scan that are being carried out now."""
         return frozenset(step for name, step in self._running if name == scan)
 
@@ -143,6 +145,8 @@ class Engine:
             await asyncio.gather(*late, return_exceptions=True)
         while not self._events.empty():
             await self.happen(self._events.get_nowait())
+        async with self._one_at_a_time:  # the last one may still be on its way to the journal
+            pass
 
     def _start(self, command: Command) -> None:
         match command:
@@ -166,7 +170,7 @@ class Engine:
         self._publish(_topic(event), {"sequence": sequence, **_summary(scan, event)})
         return commands
 
-    async def _run(self, scan_id: str, step: StepName) -> None:
+    async def _run(self, scan_id: str, step: Step) -> None:
         """Carry a step out; its end, good or bad, becomes an event."""
         with structlog.contextvars.bound_contextvars(scan=scan_id, step=str(step)):
             began = time.monotonic()
@@ -177,12 +181,12 @@ class Engine:
                 del self._running[scan_id, step]
             self.tell(event)
 
-    async def _outcome(self, scan_id: str, step: StepName, began: float) -> StepDone | StepFailed:
+    async def _outcome(self, scan_id: str, step: Step, began: float) -> StepDone | StepFailed:
         scan = self.scans[scan_id]
         limit = self._timeouts[step]
         try:
             async with asyncio.timeout(limit):
-                result = await STEPS[step](Work(scan=scan, services=self._services))
+                result = await self._steps[step](Work(scan=scan, services=self._services))
         except FatalError:
             raise
         except SrctdError as exc:
@@ -199,7 +203,7 @@ class Engine:
             scan=scan_id, step=step, result=msgspec.Raw(msgspec.json.encode(result)), seconds=seconds
         )
 
-    def _failed(self, scan: Scan, step: StepName, error: Exception, sentence: str) -> StepFailed:
+    def _failed(self, scan: Scan, step: Step, error: Exception, sentence: str) -> StepFailed:
         now = time.time()
         retry_at = retry.decide(error, scan.step(step).attempts, now, random.random())
         retry_in = None if retry_at is None else round(retry_at - now, 1)

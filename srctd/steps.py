@@ -281,7 +281,9 @@ async def publish(work: Work) -> Published:
     return Published(derived_pid=objects[0].dataset_pid, record=str(record), posted=posted)
 
 
-STEPS: Mapping[Step, Callable[[Work], Awaitable[msgspec.Struct]]] = {
+StepFunction = Callable[[Work], Awaitable[msgspec.Struct]]
+
+STEPS: Mapping[Step, StepFunction] = {
     Step.IDENTIFY: identify,
     Step.CHECK: check,
     Step.SYNC: sync_input,

@@ -70,7 +70,7 @@ def _workers(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
         return Text("no workers", style="yellow")
     table = Table(box=None, pad_edge=False, show_header=False)
     for row in rows:
-        busy = f"{row['phase']} {row['fraction']:.0%} {row['scan']}" if row["scan"] else "idle"
+        busy = f"{row['phase']} {row['done']:.0%} {row['scan']}" if row["scan"] else "idle"
         table.add_row(Text(row["name"], style="dim"), row["device"], busy)
     return table
 

@@ -39,7 +39,7 @@ class CatalogObject(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: Literal["dataset", "origdatablock", "attachment"]
     key: str
-    """Unique within the scan, the same each time it is built: `raw/dataset`, `derived/block/0`..."""
+    """Unique within the scan, the same each time it is built: `raw/dataset`, `derived/<digest>/block/0`..."""
     dataset_pid: str
     body: msgspec.Raw
     """JSON."""
@@ -104,8 +104,12 @@ def raw_documents(site: Site, acquired: Acquisition) -> tuple[CatalogObject, ...
 
 
 def derived_documents(site: Site, acquired: Acquisition, made: Reconstruction) -> tuple[CatalogObject, ...]:
-    """What to post of a reconstruction, in this order: the dataset, its file lists, its pictures."""
-    return _documents("derived", _derived_dataset(site, acquired, made), made.files, made.pictures)
+    """What to post of a reconstruction, in this order: the dataset, its file lists, its pictures.
+
+    Other parameters make another dataset, so the keys name the parameters by their digest.
+    """
+    branch = f"derived/{made.parameters.digest()}"
+    return _documents(branch, _derived_dataset(site, acquired, made), made.files, made.pictures)
 
 
 def record(site: Site, acquired: Acquisition, made: Reconstruction) -> bytes:

@@ -58,13 +58,14 @@ def test_keys_name_every_object_once_in_the_order_of_posting() -> None:
         *raw_documents(site(), acquisition()),
         *derived_documents(site(), acquisition(), reconstruction()),
     )
+    digest = reconstruction().parameters.digest()
     assert [item.key for item in objects] == [
         "raw/dataset",
         "raw/block/0",
-        "derived/dataset",
-        "derived/block/0",
-        "derived/attachment/0",
-        "derived/attachment/1",
+        f"derived/{digest}/dataset",
+        f"derived/{digest}/block/0",
+        f"derived/{digest}/attachment/0",
+        f"derived/{digest}/attachment/1",
     ]
 
 
