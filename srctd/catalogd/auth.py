@@ -11,6 +11,7 @@ import os
 import secrets
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +127,19 @@ def create_admin(store: Store, password_file: Path) -> None:
 
 
 def _write_private(path: Path, text: str) -> None:
-    growing = path.with_name(f".{path.name}.part")
-    growing.unlink(missing_ok=True)
+    """Write a file of mode 0600 that appears whole and for good; one that another process made first stays."""
+    growing = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     descriptor = os.open(growing, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    growing.replace(path)
+    with suppress(FileExistsError):
+        path.hardlink_to(growing)
+    growing.unlink()
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
 
 
 def _hash(password: str, salt: bytes) -> str:

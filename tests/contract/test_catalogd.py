@@ -10,7 +10,9 @@ import requests
 from catalog_examples import DATA_URI
 
 from srctd.catalogd.app import password_file
+from srctd.catalogd.auth import ADMIN, Tokens, create_admin, log_in
 from srctd.catalogd.server import BackgroundServer, serve
+from srctd.catalogd.store import Store
 from srctd.core.errors import ConfigError
 
 RAW = {
@@ -460,3 +462,15 @@ def test_full_query(filled: Api, fields: dict, expected: list[str]) -> None:
     answer = filled("GET", "v3/datasets/fullquery", params=params)
     assert [dataset["pid"] for dataset in answer.json()] == expected
     assert filled("GET", "v3/datasets/fullquery", params={"fields": '{"x": {"y": 1}}'}).status_code == 400
+
+
+def test_two_starts_at_once_agree_on_one_password(tmp_path: Path) -> None:
+    stores = [Store(tmp_path / "c.sqlite") for _ in range(2)]
+    secret = tmp_path / "password"
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda store: create_admin(store, secret), stores))
+    tokens = Tokens(stores[0].secret(), 60)
+    for store in stores:
+        assert log_in(store, tokens, {"username": ADMIN, "password": secret.read_text().strip()})
+        store.close()
+    assert sorted(path.name for path in tmp_path.iterdir() if "password" in path.name) == ["password"]
