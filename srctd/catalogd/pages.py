@@ -170,14 +170,15 @@ def _table(rows: Iterable[tuple[str, Any]]) -> str:
 def _value(value: Any) -> str:
     """A value; of `{value, unit}` the value with its unit, and where it came from."""
     if isinstance(value, dict) and "value" in value:
-        text = f"{_value(value['value'])} {escape(str(value.get('unit') or ''))}"
+        known = value["value"] is not None
+        text = f"{_value(value['value'])} {escape(str(value.get('unit') or '')) if known else ''}"
         origin = " ".join(str(value[name]) for name in ("origin", "source") if value.get(name))
         return f'{text} <span class="faint">{escape(origin)}</span>' if origin else text
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return escape(", ".join(value))
     if isinstance(value, dict | list):
         return f"<code>{escape(msgspec.json.encode(value).decode())}</code>"
-    return escape("automatic" if value is None else str(value))
+    return escape("not set" if value is None else str(value))
 
 
 def _bytes(size: int) -> str:
