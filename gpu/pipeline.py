@@ -54,6 +54,10 @@ class Block(NamedTuple):
         """A part of the rows, counted from the block's first."""
         return Block(*(frames[:, first:end] for frames in self))
 
+    def every(self, step: int) -> "Block":
+        """Every so many rows, beginning with the first."""
+        return Block(*(frames[:, ::step] for frames in self))
+
 
 class Clock:
     """Seconds by phase."""
@@ -88,7 +92,8 @@ class Resources:
 
     def transform(self, parameters: ParameterFile, reader: ScanReader, center: float) -> FourierFBP:
         """The planned transform of a scan."""
-        key = (parameters.digest(), center)
+        about = ("filter", "padding", "padding_factor", "tolerance", "rotation_direction", "pixel_size")
+        key = (parameters.input, parameters.entry, center, *map(parameters.value, about))
         if self._plan is None or self._plan[0] != key:
             self._plan = None  # the old one's buffers go first
             self._plan = (
@@ -232,15 +237,20 @@ def read_rows(reader: ScanReader, rows: slice, frames: slice = slice(None)) -> B
     )
 
 
-def preprocess(block: Block, parameters: ParameterFile, threads: int) -> tuple[Sinograms, float]:
-    """Corrected line integrals, shape (n_rows, n_angles, n_columns), and the fraction of dead pixels."""
+def preprocess(
+    block: Block, parameters: ParameterFile, threads: int, *, rings: bool = True
+) -> tuple[Sinograms, float]:
+    """Corrected line integrals, shape (n_rows, n_angles, n_columns), and the fraction of dead pixels.
+
+    Without `rings` their removal is left out, which needs more than a few angles.
+    """
     sinograms, dead = to_sinograms(
         *block,
         minimum_transmission=parameters.number("minimum_transmission"),
         repair_dead_pixels=bool(parameters.value("repair_dead_pixels")),
         workers=threads,
     )
-    if parameters.value("ring_removal") == "median":
+    if rings and parameters.value("ring_removal") == "median":
         stripes.remove_median(
             sinograms,
             size=int(parameters.number("ring_size")),

@@ -1,0 +1,201 @@
+"""A first look at a scan: the rotation axis, three orthogonal slices, the strip of trial axes, the quality.
+
+It reads what it needs only: some whole projections to see where the sample is, a few rows at all angles for the
+axis, and for the sections along the axis about as many rows and angles as the picture can show.
+"""
+
+import contextlib
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu import center, pictures
+from gpu.pictures import Panel
+from gpu.pipeline import (
+    Block,
+    Checkpoint,
+    Clock,
+    Outcome,
+    Resources,
+    Sinograms,
+    plan_transform,
+    preprocess,
+    read_parameters,
+    read_rows,
+    scan_angles,
+)
+from gpu.volume import VolumeSpec, storage_errors
+from srctd.core.errors import HoldError
+from srctd.core.messages import PreviewJob, PreviewResult
+from srctd.core.recipe import ParameterFile
+from srctd.formats import ScanReader, open_scan
+
+ORTHOGONAL, AXIS, QUALITY = "orthogonal.png", "axis.png", "quality.json"
+
+AXIS_ROWS = 5
+"""Heights at which the axis is looked for."""
+LOOKS = 8
+"""Whole frames of each kind that are read to see at which heights there is a sample."""
+SECTION_ROWS = 320
+SECTION_ANGLES = 500
+"""About so many rows and angles, at least, make a section: more would not show in a picture of this size."""
+BATCH_ROWS = 64
+"""Rows of a section worked on at once."""
+STRIP_WIDTH = 256
+STRIP_OFFSETS = (-2, -1, 0, 1, 2)
+
+
+def run_preview(job: PreviewJob, resources: Resources, checkpoint: Checkpoint) -> Outcome:
+    """Make the preview folder; an older one is replaced."""
+    clock = Clock()
+    output = Path(job.output)
+    with storage_errors(output), _folder_at_once(output) as part:
+        parameters = read_parameters(Path(job.parameters))
+        with open_scan(parameters.input, parameters.entry) as reader:
+            result = _Preview(reader, parameters, resources, clock).run(part, checkpoint)
+    return Outcome(result, clock.seconds)
+
+
+class _Preview:
+    """The parts of one preview."""
+
+    def __init__(
+        self, reader: ScanReader, parameters: ParameterFile, resources: Resources, clock: Clock
+    ) -> None:
+        self._reader, self._parameters, self._resources, self._clock = reader, parameters, resources, clock
+        self._spec = VolumeSpec(parameters, reader.header)
+        self._angles = scan_angles(parameters, reader)
+        self._first = self._spec.first_row
+        self._end = self._first + self._spec.shape[0]
+
+    def run(self, folder: Path, checkpoint: Checkpoint) -> PreviewResult:
+        """Find the axis, draw, measure; write everything into `folder`."""
+        if self._end <= self._first:
+            raise HoldError(
+                f"{self._parameters.input}: rows {self._first} to {self._end} are none of its"
+                f" {self._reader.header.n_rows} rows",
+                hint="correct first_row and end_row",
+            )
+        checkpoint("axis", 0.0)
+        with self._clock.phase("axis"):
+            rows = self._axis_rows()
+            axis = self._axis(rows)
+        checkpoint("slices", 0.3)
+        with self._clock.phase("slices"):
+            panels = self._slice(axis.center), *self._sections(axis.center, checkpoint)
+        checkpoint("pictures", 0.9)
+        with self._clock.phase("pictures"):
+            (folder / ORTHOGONAL).write_bytes(pictures.orthogonal(panels, pixel_size=self._spec.pixel_size))
+            (folder / AXIS).write_bytes(self._axis_strip(rows, axis.center))
+        return PreviewResult(
+            center=axis.center,
+            center_confidence=axis.confidence,
+            estimates=axis.estimates,
+            measures=(),
+            pictures=(ORTHOGONAL, AXIS),
+            volume_shape=self._spec.shape,
+            unit=self._spec.unit,
+            n_angles=len(self._angles),
+        )
+
+    # --- the axis -----------------------------------------------------------------------------------------
+
+    def _axis_rows(self) -> Sinograms:
+        """Sinograms of a few rows, at different heights, in which something is to be seen."""
+        contrast = self._prepare(self._looks(), rings=False).std(axis=2).mean(axis=1)
+        chosen = self._first + spread(contrast, AXIS_ROWS)
+        return np.concatenate([self._prepare(read_rows(self._reader, slice(r, r + 1))) for r in chosen])
+
+    def _looks(self) -> Block:
+        """All rows of a few frames of each kind."""
+        rows, header = slice(self._first, self._end), self._reader.header
+        return Block(
+            self._reader.read("projections", rows, slice(None, None, -(-header.n_projections // LOOKS))),
+            self._reader.read("flats", rows, slice(LOOKS)),
+            self._reader.read("darks", rows, slice(LOOKS)),
+        )
+
+    def _axis(self, rows: Sinograms) -> center.AxisResult:
+        given = self._parameters.value("center")
+        if given is not None:
+            return center.AxisResult(float(given), 1.0, ())
+        found = center.estimate(rows, self._angles)
+        if not found.confidence > 0:
+            raise HoldError(
+                f"{self._parameters.input}: the rotation axis cannot be estimated, no method finds anything",
+                hint="is the sample in the beam? else give the axis with --center COLUMN",
+            )
+        return found
+
+    def _axis_strip(self, rows: Sinograms, best: float) -> bytes:
+        clearest = rows[int(np.argmax(rows.std(axis=(1, 2))))]
+        apart = max(1.0, rows.shape[2] / STRIP_WIDTH)  # less would not show
+        centers = [best + apart * offset for offset in STRIP_OFFSETS]
+        slices = center.strip(clearest, self._angles, centers, width=STRIP_WIDTH)
+        return pictures.axis_strip(
+            [Panel(image, f"axis {column:.2f}") for image, column in zip(slices, centers, strict=True)]
+        )
+
+    # --- slices -------------------------------------------------------------------------------------------
+
+    def _slice(self, axis: float) -> Panel:
+        row = (self._first + self._end) // 2
+        sinogram = self._prepare(read_rows(self._reader, slice(row, row + 1)))
+        n = sinogram.shape[2]
+        image = np.empty((1, n, n), np.float32)
+        self._resources.transform(self._parameters, self._reader, axis).reconstruct(sinogram, image)
+        return Panel(image[0], f"xy, row {row}")
+
+    def _sections(self, axis: float, checkpoint: Checkpoint) -> tuple[Panel, Panel]:
+        """The volume cut along x and along y, from some of the rows and angles."""
+        every_row = -(-(self._end - self._first) // SECTION_ROWS)
+        every_angle = max(1, len(self._angles) // SECTION_ANGLES)
+        transform = plan_transform(
+            self._parameters, self._angles[::every_angle], self._reader, axis, self._resources.threads
+        )
+        middle = transform.n_columns // 2
+        xz: list[Sinograms] = []
+        yz: list[Sinograms] = []
+        height = every_row * BATCH_ROWS
+        for start in range(self._first, self._end, height):
+            checkpoint("slices", 0.3 + 0.6 * (start - self._first) / (self._end - self._first))
+            rows = slice(start, min(start + height, self._end))
+            block = read_rows(self._reader, rows, slice(None, None, every_angle))
+            sinograms = self._prepare(block.every(every_row))
+            xz.append(transform.section(sinograms, axis="x", position=middle))
+            yz.append(transform.section(sinograms, axis="y", position=middle))
+        spacing = (float(every_row), 1.0)
+        return (
+            Panel(np.concatenate(xz), f"xz, y {middle}", spacing),
+            Panel(np.concatenate(yz), f"yz, x {middle}", spacing),
+        )
+
+    def _prepare(self, block: Block, *, rings: bool = True) -> Sinograms:
+        return preprocess(block, self._parameters, self._resources.threads, rings=rings)[0]
+
+
+def spread(contrast: NDArray[np.float32], n: int) -> NDArray[np.intp]:
+    """Indices of up to `n` rows, spread evenly over those that have at least half of the usual high contrast."""
+    seen = np.flatnonzero(contrast >= 0.5 * np.quantile(contrast, 0.9))
+    chosen: NDArray[np.intp] = seen[np.linspace(0, len(seen) - 1, min(n, len(seen))).round().astype(int)]
+    return chosen
+
+
+@contextlib.contextmanager
+def _folder_at_once(output: Path) -> Iterator[Path]:
+    """A hidden folder that takes the place of `output` at the end, or is gone if anything goes wrong."""
+    for left_over in output.parent.glob(f".{output.name}.part-*"):  # of a worker that died
+        shutil.rmtree(left_over, ignore_errors=True)
+    part = output.with_name(f".{output.name}.part-{secrets.token_hex(4)}")
+    part.mkdir()
+    try:
+        yield part
+        if output.exists():
+            shutil.rmtree(output)
+        part.rename(output)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
