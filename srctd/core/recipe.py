@@ -7,6 +7,7 @@ lies in the task directory and is handed to the workers holds all of them, resol
 import difflib
 import fnmatch
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
@@ -68,7 +69,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
                 return value
         elif isinstance(value, int | float) and not isinstance(value, bool):
             number = int(value) if self.kind == "int" else float(value)
-            if self.low <= number <= self.high and (self.kind != "int" or number == value):
+            whole = self.kind != "int" or number == value
+            if self.low <= number <= self.high and math.isfinite(number) and whole:
                 return number
             raise ConfigError(f"{where}: {name} = {value!r} lies outside {self.low:g} to {self.high:g}")
         raise ConfigError(f"{where}: {name} = {value!r} is not of type {self.kind}")
