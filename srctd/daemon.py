@@ -245,4 +245,4 @@ def _embedded_account(database: Path) -> tuple[str, str]:
     store = Store(database)
     create_admin(store, password_file(database))
     store.close()
-    return ADMIN, password_file(database).read_text(encoding="utf-8").strip()
+    return ADMIN, read_secret(str(password_file(database)), "the embedded catalogue's password")

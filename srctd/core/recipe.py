@@ -241,7 +241,7 @@ class ParameterFile(msgspec.Struct, frozen=True, kw_only=True):
     def digest(self) -> str:
         """16 hexadecimal digits that change with anything the volume's bytes depend on."""
         values = {name: parameter.value for name, parameter in self.parameters.items()}
-        subject = msgspec.json.encode([self.input, self.entry, values], order="sorted")
+        subject = msgspec.json.encode([self.input, self.entry, self.software, values], order="sorted")
         return hashlib.blake2b(subject, digest_size=8).hexdigest()
 
     def with_parameter(self, name: str, parameter: Parameter) -> "ParameterFile":
