@@ -23,6 +23,9 @@ LONGEST_PAUSE_SECONDS = 30.0
 HEALTHY_SECONDS = 60.0
 """A child that lived so long is started again after the first pause, not after the next longer one."""
 MAX_LINE_BYTES = 1 << 16
+RESERVED = ("event", "level", "timestamp", "self")
+"""Keys of a child's log line that the log gives anew."""
+LEVELS = ("debug", "info", "warning", "error", "critical")
 SYSTEMD_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "INVOCATION_ID")
 """What systemd tells the daemon alone."""
 
@@ -140,15 +143,17 @@ async def _relay(child: str, stream: asyncio.StreamReader) -> None:
 
 
 def _say(child: str, line: str) -> None:
-    """Log a child's line: as the event that it is where the child logs in our form, else as text."""
+    """Log a child's line: as the event that it is where the child logs JSON, else as text."""
     found = re.match(r"<([0-7])>", line)
-    level = _level(int(found[1])) if found else "info"
     text = line[3:] if found else line
-    fields = _fields(text) if found else None
-    if fields is not None:
-        getattr(log, level)(str(fields.pop("event")), **{**fields, "child": child})
+    fields = _event(text)
+    level = _level(int(found[1])) if found else str(fields.get("level", "info"))
+    log_it = getattr(log, level if level in LEVELS else "info")
+    if fields:
+        own = {name: value for name, value in fields.items() if name not in RESERVED}
+        log_it(str(fields["event"]), **{**own, "child": child})
     elif text.strip():
-        getattr(log, level)("child.output", child=child, line=text)
+        log_it("child.output", child=child, line=text)
 
 
 def _level(priority: int) -> str:
@@ -160,11 +165,10 @@ def _level(priority: int) -> str:
     return "info" if priority <= 6 else "debug"
 
 
-def _fields(text: str) -> dict[str, Any] | None:
+def _event(text: str) -> dict[str, Any]:
+    """The fields of a log line in JSON; empty for anything else."""
     try:
         fields = msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError):
-        return None
-    for own in ("level", "timestamp"):
-        fields.pop(own, None)
-    return fields if "event" in fields else None
+        return {}
+    return fields if "event" in fields else {}

@@ -84,6 +84,7 @@ import sys
 print("plain text")
 print("<4>watch out", file=sys.stderr)
 print('<6>{"event": "shard.written", "level": "info", "timestamp": "x", "rows": 8}')
+print('{"event": "job.crashed", "level": "error"}')
 print('<6>["no event"]')
 sys.stdout.write("z" * 200_000 + "\\n")
 sys.stdout.buffer.write(b"\\xff no newline at the end")
@@ -98,11 +99,12 @@ sys.stdout.buffer.write(b"\\xff no newline at the end")
 
     with capture_logs() as lines:
         play(script)
-    said = [line for line in lines if line["event"] in ("child.output", "shard.written")]
-    plain, warning, event, text, *rest = said
+    said = [line for line in lines if line["event"] not in ("child.started", "child.exited")]
+    plain, warning, event, crash, text, *rest = said
     assert plain == {"event": "child.output", "child": "w", "line": "plain text", "log_level": "info"}
     assert (warning["line"], warning["log_level"]) == ("watch out", "warning")
     assert event == {"event": "shard.written", "rows": 8, "child": "w", "log_level": "info"}
+    assert crash == {"event": "job.crashed", "child": "w", "log_level": "error"}
     assert text["line"] == '["no event"]'
     assert sum(line["line"].count("z") for line in rest) >= 200_000
     assert max(len(line["line"]) for line in rest) <= 2 * children.MAX_LINE_BYTES + 1

@@ -1,11 +1,13 @@
 """What systemd is told, heard at a socket of our own."""
 
+import importlib.util
 import os
 import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import needs
 import pytest
 from structlog.testing import capture_logs
 
@@ -29,7 +31,8 @@ def environment(
     if request.param == "own":
         monkeypatch.setitem(sys.modules, "systemd", None)
     else:
-        pytest.importorskip("systemd.daemon", reason="systemd-python is not installed")
+        if importlib.util.find_spec("systemd") is None:
+            needs.missing("systemd-python is not installed")
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
     return variables

@@ -1,0 +1,27 @@
+"""What a test needs of the machine: where it is missing the test skips visibly, and with CI=true it fails."""
+
+import os
+import shutil
+
+import pytest
+
+
+def program(name: str) -> str:
+    """Path of a program."""
+    path = shutil.which(name)
+    if path is None:
+        missing(f"{name} is not installed")
+    return str(path)
+
+
+def root() -> None:
+    """The right to mount and to start containers."""
+    if os.geteuid() != 0:
+        missing("not root")
+
+
+def missing(what: str) -> None:
+    """Skip, or fail where everything is supposed to be there."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI=true, but {what}")
+    pytest.skip(what)
