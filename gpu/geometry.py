@@ -42,3 +42,10 @@ def angular_weights(angles: NDArray[np.float64]) -> NDArray[np.float64]:
     weights = np.empty(n)
     weights[order] = share[direction]
     return weights
+
+
+def step(angles: NDArray[np.float64]) -> float:
+    """The usual distance between neighboring angles, radian; 0 only if all are the same."""
+    steps = np.diff(np.sort(angles))
+    distinct = steps[steps > 1e-9]
+    return float(np.median(distinct)) if len(distinct) else 0.0
