@@ -182,7 +182,7 @@ class _Stream:
 
     def _compute(self, block: Block) -> NDArray[np.float32]:
         with self._clock.phase("preprocess"):
-            sinograms = preprocess(block, self._parameters, self._transform.threads)[0]
+            sinograms = preprocess(block, self._parameters, self._transform.threads)
         with self._clock.phase("transform"):
             self._out.reverse()  # the other one is being written
             slices = self._out[0][: len(sinograms)]
@@ -237,24 +237,28 @@ def read_rows(reader: ScanReader, rows: slice, frames: slice = slice(None)) -> B
     )
 
 
-def preprocess(
-    block: Block, parameters: ParameterFile, threads: int, *, rings: bool = True
-) -> tuple[Sinograms, float]:
-    """Corrected line integrals, shape (n_rows, n_angles, n_columns), and the fraction of dead pixels.
+def preprocess(block: Block, parameters: ParameterFile, threads: int) -> Sinograms:
+    """Corrected line integrals without rings, shape (n_rows, n_angles, n_columns)."""
+    return remove_rings(normalize(block, parameters, threads), parameters, threads)
 
-    Without `rings` their removal is left out, which needs more than a few angles.
-    """
-    sinograms, dead = to_sinograms(
+
+def normalize(block: Block, parameters: ParameterFile, threads: int) -> Sinograms:
+    """Line integrals, shape (n_rows, n_angles, n_columns)."""
+    return to_sinograms(
         *block,
         minimum_transmission=parameters.number("minimum_transmission"),
         repair_dead_pixels=bool(parameters.value("repair_dead_pixels")),
         workers=threads,
+    ).sinograms
+
+
+def remove_rings(sinograms: Sinograms, parameters: ParameterFile, threads: int) -> Sinograms:
+    """The same sinograms, leveled in place as the parameters say."""
+    if parameters.value("ring_removal") == "none":
+        return sinograms
+    return stripes.remove_median(
+        sinograms,
+        size=int(parameters.number("ring_size")),
+        threshold=parameters.number("ring_threshold"),
+        workers=threads,
     )
-    if rings and parameters.value("ring_removal") == "median":
-        stripes.remove_median(
-            sinograms,
-            size=int(parameters.number("ring_size")),
-            threshold=parameters.number("ring_threshold"),
-            workers=threads,
-        )
-    return sinograms, dead

@@ -10,10 +10,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu import center, pictures
+from gpu import center, pictures, quality
 from gpu.pictures import Panel
 from gpu.pipeline import (
     Block,
@@ -22,15 +23,18 @@ from gpu.pipeline import (
     Outcome,
     Resources,
     Sinograms,
+    normalize,
     plan_transform,
     preprocess,
     read_parameters,
     read_rows,
+    remove_rings,
     scan_angles,
 )
 from gpu.volume import VolumeSpec, storage_errors
 from srctd.core.errors import HoldError
-from srctd.core.messages import PreviewJob, PreviewResult
+from srctd.core.messages import Measure, PreviewJob, PreviewResult
+from srctd.core.quality import findings
 from srctd.core.recipe import ParameterFile
 from srctd.formats import ScanReader, open_scan
 
@@ -43,6 +47,8 @@ LOOKS = 8
 SECTION_ROWS = 320
 SECTION_ANGLES = 500
 """About so many rows and angles, at least, make a section: more would not show in a picture of this size."""
+MEASURED_ROWS = 256
+"""About so many rows of those frames are measured."""
 BATCH_ROWS = 64
 """Rows of a section worked on at once."""
 STRIP_WIDTH = 256
@@ -82,7 +88,9 @@ class _Preview:
             )
         checkpoint("axis", 0.0)
         with self._clock.phase("axis"):
-            rows = self._axis_rows()
+            looks = self._looks()
+            raw = self._axis_rows(looks)
+            rows = remove_rings(raw.copy(), self._parameters, self._resources.threads)
             axis = self._axis(rows)
         checkpoint("slices", 0.3)
         with self._clock.phase("slices"):
@@ -91,33 +99,49 @@ class _Preview:
         with self._clock.phase("pictures"):
             (folder / ORTHOGONAL).write_bytes(pictures.orthogonal(panels, pixel_size=self._spec.pixel_size))
             (folder / AXIS).write_bytes(self._axis_strip(rows, axis.center))
-        return PreviewResult(
+        with self._clock.phase("quality"):
+            measures = (
+                *self._measures_of_frames(looks),
+                *quality.of_rings(raw, rows),
+                *quality.of_slices(panels[0].image),
+                Measure(name="axis_confidence", value=axis.confidence),
+            )
+        result = PreviewResult(
             center=axis.center,
             center_confidence=axis.confidence,
             estimates=axis.estimates,
-            measures=(),
+            measures=measures,
             pictures=(ORTHOGONAL, AXIS),
             volume_shape=self._spec.shape,
             unit=self._spec.unit,
             n_angles=len(self._angles),
         )
+        (folder / QUALITY).write_bytes(_report(self._parameters, result))
+        return result
 
     # --- the axis -----------------------------------------------------------------------------------------
 
-    def _axis_rows(self) -> Sinograms:
-        """Sinograms of a few rows, at different heights, in which something is to be seen."""
-        contrast = self._prepare(self._looks(), rings=False).std(axis=2).mean(axis=1)
-        chosen = self._first + spread(contrast, AXIS_ROWS)
-        return np.concatenate([self._prepare(read_rows(self._reader, slice(r, r + 1))) for r in chosen])
-
     def _looks(self) -> Block:
-        """All rows of a few frames of each kind."""
+        """All rows of a few frames of each kind, over the whole scan."""
         rows, header = slice(self._first, self._end), self._reader.header
+
+        def some(n: int) -> slice:
+            return slice(None, None, max(1, -(-n // LOOKS)))
+
         return Block(
-            self._reader.read("projections", rows, slice(None, None, -(-header.n_projections // LOOKS))),
-            self._reader.read("flats", rows, slice(LOOKS)),
-            self._reader.read("darks", rows, slice(LOOKS)),
+            self._reader.read("projections", rows, some(header.n_projections)),
+            self._reader.read("flats", rows, some(header.n_flats)),
+            self._reader.read("darks", rows, some(header.n_darks)),
         )
+
+    def _axis_rows(self, looks: Block) -> Sinograms:
+        """Sinograms of a few rows, at different heights, in which something is to be seen; rings and all."""
+        contrast = self._normalize(looks).std(axis=2).mean(axis=1)
+        chosen = self._first + spread(contrast, AXIS_ROWS)
+        return np.concatenate([self._normalize(read_rows(self._reader, slice(r, r + 1))) for r in chosen])
+
+    def _normalize(self, block: Block) -> Sinograms:
+        return normalize(block, self._parameters, self._resources.threads)
 
     def _axis(self, rows: Sinograms) -> center.AxisResult:
         given = self._parameters.value("center")
@@ -174,14 +198,42 @@ class _Preview:
             Panel(np.concatenate(yz), f"yz, x {middle}", spacing),
         )
 
-    def _prepare(self, block: Block, *, rings: bool = True) -> Sinograms:
-        return preprocess(block, self._parameters, self._resources.threads, rings=rings)[0]
+    def _prepare(self, block: Block) -> Sinograms:
+        return preprocess(block, self._parameters, self._resources.threads)
+
+    # --- the quality --------------------------------------------------------------------------------------
+
+    def _measures_of_frames(self, looks: Block) -> list[Measure]:
+        counted = {"flat_frames": self._reader.header.n_flats, "dark_frames": self._reader.header.n_darks}
+        some = looks.every(max(1, looks.projections.shape[1] // MEASURED_ROWS))
+        return [
+            msgspec.structs.replace(measure, value=float(counted.get(measure.name, measure.value)))
+            for measure in quality.of_frames(*some)
+        ]
+
+
+def _report(parameters: ParameterFile, result: PreviewResult) -> bytes:
+    """`quality.json`."""
+    report = {
+        "scan": parameters.scan,
+        "center": result.center,
+        "center_confidence": result.center_confidence,
+        "estimates": result.estimates,
+        "measures": result.measures,
+        "findings": findings(result.measures),
+        "notes": parameters.notes,
+    }
+    return msgspec.json.format(msgspec.json.encode(report), indent=2)
 
 
 def spread(contrast: NDArray[np.float32], n: int) -> NDArray[np.intp]:
-    """Indices of up to `n` rows, spread evenly over those that have at least half of the usual high contrast."""
-    seen = np.flatnonzero(contrast >= 0.5 * np.quantile(contrast, 0.9))
-    chosen: NDArray[np.intp] = seen[np.linspace(0, len(seen) - 1, min(n, len(seen))).round().astype(int)]
+    """Indices of up to `n` rows, spread evenly over the contrast: over the sample, wherever it is.
+
+    Squares, so that rows with nothing but noise have no weight; a row that stands out gets one or two of them.
+    """
+    weight = contrast.astype(np.float64) ** 2
+    share = np.cumsum(weight - 0.99 * weight.min() + np.finfo(float).tiny)
+    chosen: NDArray[np.intp] = np.unique(np.searchsorted(share / share[-1], (np.arange(n) + 0.5) / n))
     return chosen
 
 
