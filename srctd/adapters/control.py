@@ -26,6 +26,7 @@ from srctd.core.scan import utc_text
 MAX_REQUEST_BYTES = 1 << 16
 MAX_REQUESTS_AT_ONCE = 64
 ANSWER_SECONDS = 30.0
+STRANGERS = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 
 Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -46,7 +47,7 @@ class Control:
         self._router: zmq.asyncio.Socket | None = None
         self._feed: zmq.Socket[bytes] | None = None
         self._places = asyncio.Semaphore(MAX_REQUESTS_AT_ONCE)
-        self._counters = Counter(requests=0, rubbish=0, errors=0)
+        self._counters = Counter(requests=0, rubbish=0, strangers=0, errors=0)
         self.endpoint = ""
         """Where requests are taken, once bound."""
         self.feed_endpoint = ""
@@ -69,6 +70,7 @@ class Control:
         if self._router is None:
             raise RuntimeError("the control socket is not bound")
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._count_strangers(self._router))
             while True:
                 frames = await self._router.recv_multipart()
                 await self._places.acquire()
@@ -108,6 +110,17 @@ class Control:
                 hint="is another srctd running, does the folder exist, is the path short (107 bytes)?",
             ) from exc
         return sock.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    async def _count_strangers(self, sock: zmq.asyncio.Socket) -> None:
+        """Count connections that do not speak ZeroMQ: their bytes never become messages."""
+        monitor: zmq.asyncio.Socket = sock.get_monitor_socket(STRANGERS)
+        try:
+            while True:
+                await monitor.recv_multipart()
+                self._counters["strangers"] += 1
+        finally:
+            sock.disable_monitor()
+            monitor.close()
 
     async def _serve(self, frames: list[bytes]) -> None:
         try:

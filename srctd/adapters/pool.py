@@ -43,6 +43,8 @@ MAX_MESSAGE_BYTES = 1 << 20
 MESSAGES_PER_TURN = 1000
 """As many as the socket holds for one worker: after a pause, all heartbeats are heard before a lease expires."""
 TURNS_PER_LEASE = 10
+STRANGERS = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+COUNTED = ("rubbish", "strangers", "late_results", "expired_leases", "jobs_done", "jobs_failed")
 
 OnEvent = Callable[[str, dict[str, Any]], None]
 
@@ -74,7 +76,7 @@ class Pool:
         self._dispatcher = Dispatcher(session=secrets.token_hex(4), lease_seconds=lease_seconds)
         self._waiters: dict[int, asyncio.Future[JobOutcome]] = {}
         self._routes: dict[str, bytes] = {}  # worker -> routing id of the socket that said hello
-        self._counters = Counter(rubbish=0, late_results=0, expired_leases=0, jobs_done=0, jobs_failed=0)
+        self._counters = Counter(dict.fromkeys(COUNTED, 0))
         self._draining = False
         self._host = socket.gethostname()
         self._context: zmq.asyncio.Context | None = None
@@ -134,11 +136,15 @@ class Pool:
     async def run_forever(self) -> None:
         """Serve the workers until canceled."""
         pause = round(1000 * self._lease_seconds / TURNS_PER_LEASE)
-        while True:
-            await self._open.poll(pause)
-            await self._receive()  # also when the pause is over: what came meanwhile is heard before judging
-            self._expire()
-            await self._assign()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._count_strangers(self._open))
+            while True:
+                await self._open.poll(pause)
+                await (
+                    self._receive()
+                )  # also when the pause is over: what came meanwhile is heard before judging
+                self._expire()
+                await self._assign()
 
     async def drain(self, grace_seconds: float = 0.0) -> None:
         """Give out no more jobs; wait up to `grace_seconds` for those that workers have in hand."""
@@ -224,6 +230,17 @@ class Pool:
                 self._counters["rubbish"] += 1
             else:
                 await self._handle(route, message)
+
+    async def _count_strangers(self, sock: zmq.asyncio.Socket) -> None:
+        """Count connections that do not speak ZeroMQ: their bytes never become messages."""
+        monitor: zmq.asyncio.Socket = sock.get_monitor_socket(STRANGERS)
+        try:
+            while True:
+                await monitor.recv_multipart()
+                self._counters["strangers"] += 1
+        finally:
+            sock.disable_monitor()
+            monitor.close()
 
     async def _handle(self, route: bytes, message: FromWorker) -> None:
         match message:

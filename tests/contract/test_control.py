@@ -130,6 +130,20 @@ def test_an_oversized_request_costs_its_sender_the_connection_only(tmp_path: Pat
     play(script)
 
 
+def test_bytes_that_are_not_zeromq_are_counted_and_survived(tmp_path: Path) -> None:
+    async def script() -> None:
+        async with control(tmp_path) as serving:
+            _, writer = await asyncio.open_unix_connection(tmp_path / "control")
+            writer.write(b"\xff" * 1000)
+            with client(zmq.REQ, serving.endpoint) as sock:
+                assert (await ask(sock, b'{"cmd": "status"}'))["ok"] is True
+            while not serving.counters()["strangers"]:  # noqa: ASYNC110 - counted without an event
+                await asyncio.sleep(0.01)
+            writer.close()
+
+    play(script)
+
+
 def test_our_errors_become_sentences(tmp_path: Path) -> None:
     async def script() -> None:
         async with control(tmp_path) as serving:

@@ -244,3 +244,17 @@ def test_a_wrong_configuration_is_not_tried_again(container: Container) -> None:
     config.write_text(good)
     container.run("systemctl", "start", "srctd")
     assert is_active(container)
+
+
+def test_a_scan_goes_all_the_way_behind_the_hardening(container: Container) -> None:
+    """Files, threads, child processes, sockets and the catalogue: nothing that is needed is forbidden."""
+    sizes = ("--rows", "16", "--columns", "64", "--angles", "60")
+    container.srctd("simulate", *sizes, "/srv/detector/phantom.h5")
+
+    def finished() -> bool:
+        asked = json.loads(container.srctd("status", "--json", "--config", CONFIG_FILE))
+        return [scan["state"] for scan in asked.get("scans", [])] == ["done"]
+
+    until(finished, "the scan is done")
+    (volume,) = (container.root / "srv/shared").glob("*/phantom_*/output/volume.h5")
+    assert volume.stat().st_size > 4 * 16 * 64 * 64
