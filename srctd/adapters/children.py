@@ -84,30 +84,55 @@ class Children:
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
-    async def _live(self, spec: ChildSpec) -> int:
-        """One life of a child; return its exit status, negative for a signal."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", PARENT_BOUND, str(os.getpid()), *spec.command),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env={name: value for name, value in os.environ.items() if name not in SYSTEMD_VARIABLES},
-            start_new_session=True,  # Ctrl-C at a terminal is for the daemon, which then stops its children
-        )
+    async def _live(self, spec: ChildSpec) -> int | None:
+        """One life of a child; return its exit status, negative for a signal, None if it could not be started."""
+        try:
+            process, output, relay = await _start(spec)
+        except OSError as exc:
+            log.error("child.not_started", child=spec.name, reason=str(exc))
+            return None
         self._running[spec.name] = process
         log.info("child.started", child=spec.name, pid=process.pid)
-        assert process.stdout is not None
-        relay = asyncio.create_task(_relay(spec.name, process.stdout))
         try:
             status = await process.wait()
         finally:
             await _end(spec, process)
             await asyncio.wait({relay}, timeout=1.0)
             relay.cancel()
+            output.close()
             del self._running[spec.name]
         if spec.on_exit is not None:
             await spec.on_exit(process.pid)
         return status
+
+
+async def _start(
+    spec: ChildSpec,
+) -> tuple[asyncio.subprocess.Process, asyncio.ReadTransport, asyncio.Task[None]]:
+    """The process, the pipe that it writes to, and the task that reads it.
+
+    The pipe is our own: over one of asyncio's, `wait` would last until grandchildren have closed it, too.
+    """
+    ours, theirs = os.pipe()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", PARENT_BOUND, str(os.getpid()), *spec.command),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=asyncio.subprocess.STDOUT,
+            env={name: value for name, value in os.environ.items() if name not in SYSTEMD_VARIABLES},
+            start_new_session=True,  # Ctrl-C at a terminal is for the daemon, which then stops its children
+        )
+    except (OSError, asyncio.CancelledError):
+        os.close(ours)
+        raise
+    finally:
+        os.close(theirs)
+    reader = asyncio.StreamReader()
+    output, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ours, "rb", 0)
+    )
+    return process, output, asyncio.create_task(_relay(spec.name, reader))
 
 
 async def _end(spec: ChildSpec, process: asyncio.subprocess.Process) -> None:

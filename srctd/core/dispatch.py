@@ -147,6 +147,7 @@ class Dispatcher:
         self._scans: dict[str, _ScanRecord] = {}
         self._session = session
         self._lease_seconds = lease_seconds
+        self._forget_above = REMEMBERED_SCANS
         self._jobs = 0
         self._entered = 0
         self._grants = 0
@@ -301,8 +302,9 @@ class Dispatcher:
         return record
 
     def _forget_old_scans(self) -> None:
-        if len(self._scans) >= REMEMBERED_SCANS:
+        if len(self._scans) >= self._forget_above:
             self._scans = {scan: record for scan, record in self._scans.items() if record.open}
+            self._forget_above = max(REMEMBERED_SCANS, 2 * len(self._scans))
 
     def _scan_jobs(self, scan: str, queued: int, assigned: int, ahead: int, growing: float) -> ScanJobs:
         record = self._scans.get(scan, _ScanRecord(entered=0))

@@ -146,6 +146,23 @@ def test_grandchildren_go_with_their_parent() -> None:
         play(script)
 
 
+def test_a_death_is_noticed_while_a_grandchild_holds_the_output() -> None:
+    code = "import subprocess; print(subprocess.Popen(['sleep', '100'], start_new_session=True).pid)"
+
+    async def script() -> None:
+        keeper = Children()
+        serving = asyncio.create_task(keeper.run_forever([python("w", code)]))
+        await until(lambda: sum(line["event"] == "child.exited" for line in lines) >= 1)
+        await keeper.stop()
+        await serving
+        for line in lines:
+            if "line" in line:
+                os.kill(int(line["line"]), signal.SIGKILL)
+
+    with capture_logs() as lines:
+        play(script)
+
+
 def test_a_program_that_is_not_there_is_said_and_tried_again() -> None:
     async def script() -> None:
         keeper = Children()
