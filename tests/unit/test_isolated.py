@@ -1,0 +1,64 @@
+import threading
+
+from scan_files import frame_values, write_nxtomo
+
+from srctd.formats import probe
+from srctd.formats.isolated import IsolatedProbe
+
+
+def heap_with_a_hole(tmp_path):
+    """A scan in whose string heap a transfer has not written yet: HDF5 reads it for ever."""
+    path = write_nxtomo(tmp_path / "hole.nxs")
+    data = bytearray((tmp_path / "hole.nxs").read_bytes())
+    heap = data.index(b"GCOL")
+    data[heap + 16 : heap + 4096] = bytes(4080)
+    (tmp_path / "hole.nxs").write_bytes(data)
+    return path
+
+
+def test_the_same_as_the_probe_itself(tmp_path):
+    isolated = IsolatedProbe()
+    try:
+        for name in (write_nxtomo(tmp_path / "a.nxs"), str(tmp_path / "gone \n.nxs")):
+            assert isolated(name) == probe(name)
+    finally:
+        isolated.close()
+
+
+def test_a_file_that_hangs_the_reader_is_given_up_and_the_next_is_read(tmp_path):
+    isolated = IsolatedProbe(limit_seconds=5.0)
+    try:
+        isolated(write_nxtomo(tmp_path / "a.nxs", data=frame_values(9)))
+        seen = isolated(heap_with_a_hole(tmp_path))
+        assert not seen.readable
+        assert "kept the reader busy for 5 s" in seen.problem
+        assert isolated(str(tmp_path / "a.nxs")).readable
+    finally:
+        isolated.close()
+
+
+def test_a_reader_that_died_is_replaced(tmp_path):
+    isolated = IsolatedProbe()
+    try:
+        path = write_nxtomo(tmp_path / "a.nxs")
+        assert isolated(path).readable
+        first = isolated._helper
+        isolated._helper._process.kill()
+        isolated._helper._process.wait()
+        assert isolated(path).readable
+        assert isolated._helper is not first
+    finally:
+        isolated.close()
+
+
+def test_a_file_over_which_the_reader_dies_is_unreadable(tmp_path):
+    isolated = IsolatedProbe(limit_seconds=60.0)
+    killer = threading.Timer(0.5, lambda: isolated._helper._process.kill())
+    try:
+        isolated(write_nxtomo(tmp_path / "a.nxs"))
+        killer.start()
+        assert "made the reader crash" in isolated(heap_with_a_hole(tmp_path)).problem
+        assert isolated(str(tmp_path / "a.nxs")).readable
+    finally:
+        killer.join()
+        isolated.close()
