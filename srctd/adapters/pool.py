@@ -62,13 +62,7 @@ class JobOutcome(msgspec.Struct, frozen=True, kw_only=True):
 class Pool:
     """Jobs in, outcomes out; workers come and go."""
 
-    def __init__(
-        self,
-        endpoints: Sequence[str],
-        *,
-        lease_seconds: float,
-        on_event: OnEvent,
-    ) -> None:
+    def __init__(self, endpoints: Sequence[str], *, lease_seconds: float, on_event: OnEvent) -> None:
         """Touches nothing yet. `on_event` is told `worker.*` and `shard.*` topics with their fields."""
         self._wanted = [require_local(endpoint) for endpoint in endpoints]
         self._lease_seconds = lease_seconds
@@ -99,8 +93,7 @@ class Pool:
         Raises `ReconstructionFailed` where the scan is at fault, `TransientError` where trying again may help,
         `HoldError` where the worker's program is at fault or the job was lost too often.
         """
-        now = time.monotonic()
-        queued = self._dispatcher.submit(job, priority=priority, now=now)
+        queued = self._dispatcher.submit(job, priority=priority, now=time.monotonic())
         waiter: asyncio.Future[JobOutcome] = asyncio.get_running_loop().create_future()
         self._waiters[queued.id] = waiter
         try:
@@ -118,9 +111,7 @@ class Pool:
         sock = self._context.socket(zmq.ROUTER)
         sock.setsockopt(zmq.LINGER, 500)
         sock.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-        sock.setsockopt(
-            zmq.ROUTER_MANDATORY, 1
-        )  # a message to a worker that is gone is an error, not dropped
+        sock.setsockopt(zmq.ROUTER_MANDATORY, 1)  # what is sent to a worker that is gone is not dropped
         self._socket = sock
         for endpoint in self._wanted:
             try:

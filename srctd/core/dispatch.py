@@ -285,7 +285,10 @@ class Dispatcher:
 
     def jobs_of(self, scan: str) -> ScanJobs:
         """How the jobs of one scan stand; of a scan without any, what is remembered."""
-        return self.progress().get(scan) or self._scan_jobs(scan, 0, 0, 0, 0.0)
+        record = self._scans.get(scan)
+        if record is not None and record.open:
+            return self.progress()[scan]
+        return self._scan_jobs(scan, 0, 0, 0, 0.0)
 
     # --- inside -------------------------------------------------------------------------------------------
 
