@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpu.fourier import padded_length
-from srctd.core.errors import HoldError
+from srctd.core.errors import TransientError
 from srctd.core.plan import ALIGNMENT
 from srctd.core.scan import ScanHeader
 
@@ -63,19 +63,24 @@ def needs(header: ScanHeader, *, padding_factor: float, threads: int) -> Needs:
     # Per pixel and thread: complex image 8, fine grid 1.25^2 x 8.
     plans = samples * (16 + 16 * threads) + threads * n * n * 21
     planning = samples * 64  # phase and response in double precision; gone before any row is there
-    itemsize = header.raw_bytes // max(1, frames * header.n_rows * n)
     return Needs(
         fixed=_PROCESS + max(plans, planning),
         per_slab_row=4 * header.n_projections * n + 2 * 4 * n * n,
-        per_block_row=2 * itemsize * frames * n,
+        per_block_row=2 * raw_row_bytes(header, frames),
     )
+
+
+def raw_row_bytes(header: ScanHeader, frames: int) -> int:
+    """Bytes of one detector row in so many frames, in the file's own type."""
+    everything = header.n_projections + header.n_flats + header.n_darks
+    return header.raw_bytes * frames // (everything * header.n_rows)
 
 
 def heights(need: Needs, rows: int, n_columns: int, *, budget: int, threads: int) -> Heights:
     """Rows per slab and per block for a shard of `rows` rows within `budget` bytes.
 
     Slabs count multiples of `ALIGNMENT` rows from the shard's start or, where memory is short, of 2: neighboring
-    slices share a transform and must stay together. Raises `HoldError` if not even two rows fit.
+    slices share a transform and must stay together. Raises `TransientError` if not even two rows fit.
     """
     step = ALIGNMENT * threads
     wanted = step * max(1, SLAB_BYTES_PER_THREAD // (ALIGNMENT * 4 * n_columns**2))
@@ -83,7 +88,7 @@ def heights(need: Needs, rows: int, n_columns: int, *, budget: int, threads: int
     slab = min(wanted, _round_up(rows, ALIGNMENT), left // (need.per_slab_row + need.per_block_row))
     if slab < 2:
         least = need.peak(2, 2)
-        raise HoldError(
+        raise TransientError(
             f"two rows need {least / 2**30:.2f} GiB of memory and {budget / 2**30:.2f} GiB may be used",
             hint="give the worker more memory or fewer threads",
         )

@@ -55,8 +55,8 @@ class Block(NamedTuple):
         return Block(*(frames[:, first:end] for frames in self))
 
     def every(self, step: int) -> "Block":
-        """Every so many rows, beginning with the first."""
-        return Block(*(frames[:, ::step] for frames in self))
+        """A copy of every so many rows, beginning with the first."""
+        return self if step == 1 else Block(*(frames[:, ::step].copy() for frames in self))
 
 
 class Clock:
@@ -96,10 +96,8 @@ class Resources:
         key = (parameters.input, parameters.entry, center, *map(parameters.value, about))
         if self._plan is None or self._plan[0] != key:
             self._plan = None  # the old one's buffers go first
-            self._plan = (
-                key,
-                plan_transform(parameters, scan_angles(parameters, reader), reader, center, self.threads),
-            )
+            angles = scan_angles(parameters, reader)
+            self._plan = (key, plan_transform(parameters, reader, angles, center, self.threads))
         return self._plan[1]
 
 
@@ -213,19 +211,24 @@ def scan_angles(parameters: ParameterFile, reader: ScanReader) -> NDArray[np.flo
 
 
 def plan_transform(
-    parameters: ParameterFile, angles: NDArray[np.float64], reader: ScanReader, center: float, threads: int
+    parameters: ParameterFile,
+    reader: ScanReader,
+    angles: NDArray[np.float64],
+    center: float,
+    threads: int,
+    binning: int = 1,
 ) -> FourierFBP:
-    """Plan the transform of a scan, or of some of its projections."""
+    """Plan the transform of a scan, or of some of its projections, with columns averaged by `binning`."""
     pixel_size = VolumeSpec(parameters, reader.header).pixel_size
     return FourierFBP(
         angles,
-        reader.header.n_columns,
-        center=center,
+        reader.header.n_columns // binning,
+        center=(center + 0.5) / binning - 0.5,
         filter_name=str(parameters.value("filter")),
         padding=str(parameters.value("padding")),
         padding_factor=parameters.number("padding_factor"),
         tolerance=parameters.number("tolerance"),
-        scale=1.0 if pixel_size is None else 1.0 / pixel_size,
+        scale=1.0 / (binning * (pixel_size or 1.0)),
         threads=threads,
     )
 

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu import center, pictures, quality
+from gpu import center, memory, pictures, quality
 from gpu.pictures import Panel
 from gpu.pipeline import (
     Block,
@@ -43,14 +43,15 @@ ORTHOGONAL, AXIS, QUALITY = "orthogonal.png", "axis.png", "quality.json"
 AXIS_ROWS = 5
 """Heights at which the axis is looked for."""
 LOOKS = 8
-"""Whole frames of each kind that are read to see at which heights there is a sample."""
+"""Whole frames of each kind that are read, at most, to see at which heights there is a sample."""
+LOOK_ROWS = 256
+"""About so many of their rows are looked at."""
 SECTION_ROWS = 320
 SECTION_ANGLES = 500
-"""About so many rows and angles, at least, make a section: more would not show in a picture of this size."""
-MEASURED_ROWS = 256
-"""About so many rows of those frames are measured."""
+SECTION_COLUMNS = 640
+"""About so many rows, angles and columns make a section: more would not show in a picture of this size."""
 BATCH_ROWS = 64
-"""Rows of a section worked on at once."""
+"""Rows of a section worked on at once, where memory allows."""
 STRIP_WIDTH = 256
 STRIP_OFFSETS = (-2, -1, 0, 1, 2)
 
@@ -77,6 +78,7 @@ class _Preview:
         self._angles = scan_angles(parameters, reader)
         self._first = self._spec.first_row
         self._end = self._first + self._spec.shape[0]
+        self._look_step = max(1, self._spec.shape[0] // LOOK_ROWS)
 
     def run(self, folder: Path, checkpoint: Checkpoint) -> PreviewResult:
         """Find the axis, draw, measure; write everything into `folder`."""
@@ -122,22 +124,23 @@ class _Preview:
     # --- the axis -----------------------------------------------------------------------------------------
 
     def _looks(self) -> Block:
-        """All rows of a few frames of each kind, over the whole scan."""
+        """Some rows of a few frames of each kind, over the whole scan; every `_look_step`-th row."""
         rows, header = slice(self._first, self._end), self._reader.header
 
         def some(n: int) -> slice:
             return slice(None, None, max(1, -(-n // LOOKS)))
 
-        return Block(
+        whole = Block(
             self._reader.read("projections", rows, some(header.n_projections)),
             self._reader.read("flats", rows, some(header.n_flats)),
             self._reader.read("darks", rows, some(header.n_darks)),
         )
+        return whole.every(self._look_step)
 
     def _axis_rows(self, looks: Block) -> Sinograms:
         """Sinograms of a few rows, at different heights, in which something is to be seen; rings and all."""
         contrast = self._normalize(looks).std(axis=2).mean(axis=1)
-        chosen = self._first + spread(contrast, AXIS_ROWS)
+        chosen = self._first + self._look_step * spread(contrast, AXIS_ROWS)
         return np.concatenate([self._normalize(read_rows(self._reader, slice(r, r + 1))) for r in chosen])
 
     def _normalize(self, block: Block) -> Sinograms:
@@ -178,24 +181,27 @@ class _Preview:
         """The volume cut along x and along y, from some of the rows and angles."""
         every_row = -(-(self._end - self._first) // SECTION_ROWS)
         every_angle = max(1, len(self._angles) // SECTION_ANGLES)
+        binning = max(1, self._spec.shape[2] // SECTION_COLUMNS)
+        angles = self._angles[::every_angle]
         transform = plan_transform(
-            self._parameters, self._angles[::every_angle], self._reader, axis, self._resources.threads
+            self._parameters, self._reader, angles, axis, self._resources.threads, binning
         )
         middle = transform.n_columns // 2
         xz: list[Sinograms] = []
         yz: list[Sinograms] = []
-        height = every_row * BATCH_ROWS
+        bytes_per_row = every_row * memory.raw_row_bytes(self._reader.header, len(angles))
+        height = every_row * max(1, min(BATCH_ROWS, self._resources.budget() // 4 // bytes_per_row))
         for start in range(self._first, self._end, height):
             checkpoint("slices", 0.3 + 0.6 * (start - self._first) / (self._end - self._first))
             rows = slice(start, min(start + height, self._end))
-            block = read_rows(self._reader, rows, slice(None, None, every_angle))
-            sinograms = self._prepare(block.every(every_row))
+            block = read_rows(self._reader, rows, slice(None, None, every_angle)).every(every_row)
+            sinograms = binned(self._prepare(block), binning)
             xz.append(transform.section(sinograms, axis="x", position=middle))
             yz.append(transform.section(sinograms, axis="y", position=middle))
-        spacing = (float(every_row), 1.0)
+        spacing = (float(every_row), float(binning))
         return (
-            Panel(np.concatenate(xz), f"xz, y {middle}", spacing),
-            Panel(np.concatenate(yz), f"yz, x {middle}", spacing),
+            Panel(np.concatenate(xz), f"xz, y {middle * binning}", spacing),
+            Panel(np.concatenate(yz), f"yz, x {middle * binning}", spacing),
         )
 
     def _prepare(self, block: Block) -> Sinograms:
@@ -205,10 +211,9 @@ class _Preview:
 
     def _measures_of_frames(self, looks: Block) -> list[Measure]:
         counted = {"flat_frames": self._reader.header.n_flats, "dark_frames": self._reader.header.n_darks}
-        some = looks.every(max(1, looks.projections.shape[1] // MEASURED_ROWS))
         return [
             msgspec.structs.replace(measure, value=float(counted.get(measure.name, measure.value)))
-            for measure in quality.of_frames(*some)
+            for measure in quality.of_frames(*looks)
         ]
 
 
@@ -224,6 +229,17 @@ def _report(parameters: ParameterFile, result: PreviewResult) -> bytes:
         "notes": parameters.notes,
     }
     return msgspec.json.format(msgspec.json.encode(report), indent=2)
+
+
+def binned(sinograms: Sinograms, factor: int) -> Sinograms:
+    """Mean over `factor` neighboring columns; a remainder at the right end is dropped."""
+    end = sinograms.shape[2] // factor * factor
+    if factor == 1:
+        return sinograms
+    mean = sinograms[:, :, 0:end:factor].copy()
+    for i in range(1, factor):
+        mean += sinograms[:, :, i:end:factor]
+    return np.divide(mean, factor, out=mean)
 
 
 def spread(contrast: NDArray[np.float32], n: int) -> NDArray[np.intp]:

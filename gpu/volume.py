@@ -100,7 +100,7 @@ def storage_error(path: Path, exc: OSError) -> SrctdError:
     """`NoSpace`, `NotPermitted` or, for what may heal, `StorageUnavailable`."""
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(f"{path}: {exc.strerror}", hint="free space on the storage, then retry")
-    if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if exc.errno in (errno.EACCES, errno.EPERM):
         return NotPermitted(f"{path}: {exc.strerror}", hint="the worker's user must be able to write there")
     return StorageUnavailable(f"{path}: {exc.strerror or exc}")
 

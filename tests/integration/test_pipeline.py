@@ -2,11 +2,13 @@
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
 
 import h5py
+import needs
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,9 +25,9 @@ from small_scans import (
 
 from gpu import memory
 from gpu.pipeline import Canceled, Resources, run_rows
-from gpu.preview import run_preview, spread
+from gpu.preview import binned, run_preview, spread
 from gpu.volume import DATASET, NAME, read_shard
-from srctd.core.errors import HoldError, StorageUnavailable
+from srctd.core.errors import HoldError, NoSpace, StorageUnavailable
 from srctd.core.messages import PreviewJob, RowsJob
 from srctd.formats import open_scan
 
@@ -130,6 +132,41 @@ def test_what_is_missing_is_said(scan, parameters, tmp_path):
     assert "preview" in caught.value.sentence
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, of 1 MiB, without direct I/O on older kernels."""
+    needs.root()
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        needs.missing(f"mounting is not allowed: {done.stderr.strip()}")
+    yield mount
+    subprocess.run(["umount", mount], check=True)
+
+
+def test_a_full_disk_is_met_before_anything_is_computed(scan, parameters, small_disk, tmp_path):
+    whole = reconstruct(parameters, tmp_path / "whole")
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(800_000))
+    with pytest.raises(NoSpace, match=r"the volume needs 0\.000328 GB more, 0\.0002\d+ GB are free"):
+        reconstruct(parameters, small_disk / "out")
+    assert [path.name for path in (small_disk / "out").iterdir()] == []
+    filler.unlink()
+    assert reconstruct(parameters, small_disk / "out") == whole
+
+
+def test_a_disk_that_fills_up_meanwhile_is_met_by_the_next_shard(parameters, small_disk):
+    reconstruct(parameters, small_disk / "out", [(0, 8)])
+    taken = shutil.disk_usage(small_disk).free - 50_000
+    (small_disk / "filler").write_bytes(bytes(taken))
+    with pytest.raises(NoSpace, match=r"GB more"):
+        reconstruct(parameters, small_disk / "out", [(8, ROWS)])
+    assert read_shard(small_disk / "out", 0, 8) is not None
+
+
 # --- preview ----------------------------------------------------------------------------------------------
 
 
@@ -149,6 +186,10 @@ def test_preview_finds_the_axis_and_appears_whole(scan, tmp_path):
     assert (found.volume_shape, found.unit, found.n_angles) == ((ROWS, COLUMNS, COLUMNS), "1/m", 90)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.json", "preview"]
     assert {path.name for path in (tmp_path / "preview").iterdir()} == {*found.pictures, "quality.json"}
+    report = json.loads((tmp_path / "preview" / "quality.json").read_text())
+    assert (report["center"], report["findings"], report["scan"]) == (found.center, [], "cylinders")
+    measured = {measure["name"]: measure["value"] for measure in report["measures"]}
+    assert (measured["flat_frames"], measured["dark_frames"], measured["finite_fraction"]) == (4, 2, 1)
     for name in found.pictures:
         picture = (tmp_path / "preview" / name).read_bytes()
         assert len(picture) < 200_000
@@ -180,6 +221,12 @@ def test_axis_rows_are_spread_over_the_sample():
     assert (spread(contrast, 5) == 70).sum() == 1
     assert len(spread(contrast, 5)) >= 4
     assert spread(np.zeros(3, np.float32), 5).tolist() == [0, 1, 2]
+
+
+def test_binned_columns_are_means():
+    rows = np.arange(14, dtype=np.float32).reshape(1, 2, 7)
+    np.testing.assert_array_equal(binned(rows, 3), [[[1, 4], [8, 11]]])
+    assert binned(rows, 1) is rows
 
 
 # --- by hand ----------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import pytest
 from factories import a_header
 
 from gpu.memory import Heights, Needs, available_bytes, heights, needs, peak_bytes, share_bytes
-from srctd.core.errors import HoldError
+from srctd.core.errors import TransientError
 
 NEED = Needs(fixed=1000, per_slab_row=100, per_block_row=50)
 
@@ -49,7 +49,7 @@ def test_any_shard_gets_whole_slabs_in_its_blocks(rows, budget):
 
 def test_too_little_for_two_rows_is_said_with_both_numbers():
     with pytest.raises(
-        HoldError, match=r"two rows need 1\.00 GiB of memory and 0\.50 GiB may be used"
+        TransientError, match=r"two rows need 1\.00 GiB of memory and 0\.50 GiB may be used"
     ) as caught:
         heights(Needs(fixed=2**30 - 300, per_slab_row=100, per_block_row=50), 8, 64, budget=2**29, threads=1)
     assert "more memory" in caught.value.sentence
