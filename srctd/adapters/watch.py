@@ -9,6 +9,7 @@ import fnmatch
 import os
 import re
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -102,6 +103,9 @@ class Watch:
 
     def start(self) -> None:
         """Begin to listen. What hinders it is a problem of the root's listings, never an error."""
+        # watchdog warns where two folders are made in quick succession and it sees the inner one twice. It does
+        # so in the thread that reads inotify, which ends if warnings are errors.
+        warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning)
         try:
             self._observer = Observer()
             self._observer.start()
