@@ -7,31 +7,24 @@ import h5py
 import numpy as np
 import pytest
 import xxhash
+from factories import a_header
 
 from gpu.volume import DATASET, NAME, ShardWriter, VolumeSpec, ensure, page_aligned, read_shard
 from srctd.core import recipe
 from srctd.core.errors import HoldError, NoSpace
 from srctd.core.recipe import DEFAULT_RECIPE, ParameterFile
-from srctd.core.scan import Quantity, ScanHeader
+from srctd.core.scan import Quantity
 
 
 def make_header(**changes):
     facts = {
-        "format": "dataexchange",
-        "entry": "/exchange",
-        "n_projections": 12,
-        "n_flats": 1,
-        "n_darks": 1,
         "n_rows": 10,
         "n_columns": 6,
-        "dtype": "uint16",
-        "angle_first_deg": 0.0,
-        "angle_last_deg": 165.0,
         "sample": "bead",
         "pixel_size": Quantity(value=2e-6, unit="m", origin="/x"),
         "energy": Quantity(value=19.0, unit="keV", origin="/e"),
     }
-    return ScanHeader(**{**facts, **changes})
+    return a_header(**{**facts, **changes})
 
 
 def make_spec(header=None, **overrides):
