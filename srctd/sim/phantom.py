@@ -76,7 +76,7 @@ def reference_slice(
     return image.astype(np.float32)
 
 
-def sample(geometry: Geometry, seed: int = 0, count: int = 24) -> tuple[Ellipsoid, ...]:
+def sample(geometry: Geometry, seed: int = 0, count: int = 16) -> tuple[Ellipsoid, ...]:
     """A body with `count` inclusions of many sizes, wholly inside the field of view at every angle.
 
     The body absorbs 70 % of the beam along its diameter at the middle row.
