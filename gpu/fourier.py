@@ -4,10 +4,9 @@ With Q(t, k) the filtered spectrum of the projection at angle t, P the padded ro
 
     f(x, y) = 1/P  sum_t weight_t  sum_k  Q(t, k) exp(2 pi i k (x cos t + y sin t + center) / P),
 
-the discrete filtered back-projection with exact (trigonometric) interpolation. As it stands it is a Fourier
-sum over points on a polar grid, a non-uniform transform of type 1, which finufft (Barnett, Magland, af
-Klinteberg, SIAM J. Sci. Comput. 41, C479, 2019, doi:10.1137/18M120885X) evaluates to a given tolerance. Two
-slices go through one complex transform, as its real and imaginary part.
+the discrete filtered back-projection with exact (trigonometric) interpolation. As it stands it is a Fourier sum
+over points on a polar grid, a non-uniform transform of type 1 (`kernels.nufft`), evaluated to a given tolerance.
+Two slices go through one complex transform, as its real and imaginary part.
 
 Nothing is masked: beyond the circle that every projection sees, radius min(center, n_columns - 1 - center), the
 values are what the formula makes of the padded rows; they are not quantitative there.
@@ -16,7 +15,7 @@ values are what the formula makes of the padded rows; they are not quantitative 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import finufft
 import numpy as np
@@ -24,18 +23,11 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from gpu.geometry import angular_weights
+from gpu.kernels.nufft import ImageTransform, spread_options
 
 _T = TypeVar("_T")
+Angles = NDArray[np.float64]
 Spectrum = NDArray[np.complex64]
-
-_UPSAMPLING = 1.25
-"""finufft's oversampling of the fine grid: 1.25 instead of 2 takes 40 % of the memory and half the time here."""
-
-_FFTW_ESTIMATE = 64
-"""Plans by rule, not by measurement: the same plan, and so the same bytes, in every process."""
-
-_FINEST = 1e-6
-"""Single precision does not carry a smaller tolerance."""
 
 _BLOCK_BYTES = 1 << 20
 """Rows filtered at once: they stay in the cache of a core through packing, FFT and filter."""
@@ -119,25 +111,22 @@ class FourierFBP:
         scale
             Factor on the values: 1 gives attenuation per pixel, 1/pixel size attenuation per length.
         threads
-            Slices worked on at once; each takes about 8 (n_angles P + 2.6 n_columns^2) bytes.
+            Pairs of slices worked on at once; each takes about 16 n_angles P + 13 n_columns^2 bytes.
 
         """
         self.n_angles, self.n_columns, self.threads = len(angles), n_columns, max(1, threads)
         self._length = length = padded_length(n_columns, padding_factor)
         self._edge = padding == "edge"
         self._seam = int(np.clip(round(center + length / 2), n_columns, length))
-        self._tolerance = max(tolerance, _FINEST)
-        self._cos, self._sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
-        self._frequency = 2 * np.pi * np.fft.fftfreq(length)[None]
-        # The transform's modes are whole numbers; the pixels of an even image lie half-way between them.
-        half = 0.5 if n_columns % 2 == 0 else 0.0
-        phase = self._frequency * (center + half * (self._cos + self._sin))
-        amplitude = angular_weights(angles)[:, None] * ramp_filter(length, filter_name) * (scale / length)
-        self._response: Spectrum = (amplitude * np.exp(1j * phase)).astype(np.complex64)
+        self._tolerance = tolerance
+        self._cos, self._sin = np.cos(angles), np.sin(angles)
+        self._frequency = 2 * np.pi * np.fft.fftfreq(length)
+        self._response = self._make_response(angular_weights(angles) * scale, filter_name, center)
+        points = [self._points(part) for part in (self._sin, self._cos)]
         self._lanes: SimpleQueue[_Lane] = SimpleQueue()
-        points = [(self._frequency * part).ravel().astype(np.float32) for part in (self._sin, self._cos)]
         for _ in range(self.threads):
-            self._lanes.put(_Lane(self, points))
+            spectrum = np.empty_like(self._response)
+            self._lanes.put(_Lane(spectrum, ImageTransform(points[0], points[1], n_columns, tolerance)))
 
     def reconstruct(self, sinograms: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """Reconstruct slices.
@@ -156,10 +145,8 @@ class FourierFBP:
             lane = self._lanes.get()
             try:
                 self._filter(sinograms[first : first + 2], self._response, lane.spectrum)
-                image = lane.plan.execute(lane.spectrum.reshape(-1), out=lane.image)
-                out[first] = image.real
-                if first + 1 < len(sinograms):
-                    out[first + 1] = image.imag
+                partner = out[first + 1] if first + 1 < len(sinograms) else None
+                lane.transform(lane.spectrum.reshape(-1), out[first], partner)
             finally:
                 self._lanes.put(lane)
 
@@ -189,14 +176,14 @@ class FourierFBP:
         """
         self._check(sinograms)
         along, across = (self._cos, self._sin) if axis == "x" else (self._sin, self._cos)
-        shift = np.exp(1j * self._frequency * across * (position - self.n_columns // 2))
-        response = (self._response * shift).astype(np.complex64)
-        points = (self._frequency * along).ravel().astype(np.float32)
+        response, points = self._response.copy(), self._points(along)
+        for row, part in zip(response, across, strict=True):
+            row *= np.exp(1j * self._frequency * (part * (position - self.n_columns // 2)))
         out = np.empty((len(sinograms), self.n_columns), np.float32)
 
         def batch(firsts: range) -> None:
             spectra = np.zeros((_SECTION_PAIRS, self.n_angles, self._length), np.complex64)
-            plan = self._plan((self.n_columns,), _SECTION_PAIRS)
+            plan = finufft.Plan(1, (self.n_columns,), _SECTION_PAIRS, **spread_options(self._tolerance))
             plan.setpts(points)
             for first in firsts:
                 block = sinograms[first : first + 2 * _SECTION_PAIRS]
@@ -209,6 +196,25 @@ class FourierFBP:
         starts = range(0, len(sinograms), 2 * _SECTION_PAIRS)
         self._each(batch, [starts[i :: self.threads] for i in range(min(self.threads, len(starts)))])
         return out
+
+    def _make_response(self, weights: Angles, filter_name: str, center: float) -> Spectrum:
+        """Filter, weight of the angle and phase of the axis, (n_angles, padded length).
+
+        In double precision, angle by angle, before it is rounded: the phases reach thousands of radians.
+        """
+        transfer = ramp_filter(self._length, filter_name) / self._length
+        # The transform's modes are whole numbers; the pixels of an even image lie half-way between them.
+        half = 0.5 if self.n_columns % 2 == 0 else 0.0
+        response: Spectrum = np.empty((self.n_angles, self._length), np.complex64)
+        for row, weight, cos, sin in zip(response, weights, self._cos, self._sin, strict=True):
+            row[:] = weight * transfer * np.exp(1j * self._frequency * (center + half * (cos + sin)))
+        return response
+
+    def _points(self, part: Angles) -> NDArray[np.float32]:
+        """Frequencies along one direction of the image, radian per pixel, in the order of a raveled spectrum."""
+        points = np.empty((self.n_angles, self._length), np.float32)
+        np.multiply(self._frequency, part[:, None], out=points, casting="same_kind")
+        return points.ravel()
 
     def _filter(self, pair: NDArray[np.float32], response: Spectrum, out: Spectrum) -> None:
         """Spectrum of one or two sinograms, padded, packed and filtered, to `out` (n_angles, padded length)."""
@@ -223,19 +229,6 @@ class FourierFBP:
             block[:, seam:] = block[:, :1] if self._edge else 0
             # In place where scipy can; the product lands in `out` either way.
             np.multiply(scipy.fft.fft(block, axis=1, overwrite_x=True), response[rows], out=block)
-
-    def _plan(self, modes: tuple[int, ...], transforms: int) -> finufft.Plan:
-        return finufft.Plan(
-            1,
-            modes,
-            transforms,
-            eps=self._tolerance,
-            isign=1,
-            dtype="complex64",
-            nthreads=1,
-            upsampfac=_UPSAMPLING,
-            fftw=_FFTW_ESTIMATE,
-        )
 
     def _each(self, work: Callable[[_T], None], items: Iterable[_T]) -> None:
         """Do the work for every item, over the threads; finufft, the FFT and numpy let go of the interpreter."""
@@ -252,12 +245,8 @@ class FourierFBP:
             raise ValueError(f"sinograms of shape {sinograms.shape} where {expected} was planned")
 
 
-class _Lane:
-    """What one thread needs to reconstruct a pair of slices: a plan and its buffers."""
+class _Lane(NamedTuple):
+    """What one thread needs to reconstruct a pair of slices."""
 
-    def __init__(self, owner: FourierFBP, points: list[NDArray[np.float32]]) -> None:
-        n = owner.n_columns
-        self.plan = owner._plan((n, n), 1)
-        self.plan.setpts(*points)
-        self.spectrum: Spectrum = np.empty(owner._response.shape, np.complex64)
-        self.image: Spectrum = np.empty((n, n), np.complex64)
+    spectrum: Spectrum
+    transform: ImageTransform
