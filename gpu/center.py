@@ -44,6 +44,9 @@ _REACH = 0.35
 _DETAIL = 0.8
 """Frequency, radian per pixel, around which *mirror* compares; *fourier* uses those below."""
 
+_MISSING = 0.1
+"""Fraction of the half turn without which *fourier* abstains."""
+
 _PAIRS = 64
 """Mirror pairs compared at most."""
 
@@ -197,17 +200,19 @@ def _inside(rows: Rows) -> float:
     return 1 / (1 + (change / _CHANGE) ** 2 + (level / _LEVEL) ** 2)
 
 
-def _half_turn(rows: Rows, angles: Angles) -> Rows:
-    """The first half turn at even steps, by linear interpolation between neighboring angles."""
+def _half_turn(rows: Rows, angles: Angles) -> tuple[Rows, float]:
+    """The first half turn at even steps, interpolated between neighboring angles, and how much of it is missing."""
     order = np.argsort(angles, kind="stable")
     angles = angles[order]
-    n = int(np.clip(round(np.pi / step(angles)), 2, len(angles)))
+    n = int(np.clip(round(np.pi / max(step(angles), 1e-9)), 2, len(angles)))
     wanted = angles[0] + np.arange(n) * np.pi / n
     after = np.clip(np.searchsorted(angles, wanted), 1, len(angles) - 1)
-    gap = np.maximum(angles[after] - angles[after - 1], 1e-12)
-    share = np.clip((wanted - angles[after - 1]) / gap, 0, 1)[:, None].astype(np.float32)
-    even: Rows = rows[:, order[after - 1]] * (1 - share) + rows[:, order[after]] * share
-    return even
+    before = after - 1
+    gap = np.maximum(angles[after] - angles[before], 1e-12)
+    share = np.clip((wanted - angles[before]) / gap, 0, 1)[:, None].astype(np.float32)
+    even: Rows = rows[:, order[before]] * (1 - share) + rows[:, order[after]] * share
+    away = np.minimum(np.abs(angles[before] - wanted), np.abs(angles[after] - wanted))
+    return even, float((away > 1.5 * step(angles)).mean())
 
 
 def _spectrum(rows: Rows) -> tuple[NDArray[np.complex64], NDArray[np.float64], int]:
@@ -242,7 +247,9 @@ def _mirror(rows: Rows, angles: Angles) -> Guesses | None:
 
 def _fourier(rows: Rows, angles: Angles) -> Guesses | None:
     """The axis for which a half turn and its mirror image leave the least energy where a full turn has none."""
-    half = _half_turn(rows, angles)
+    half, missing = _half_turn(rows, angles)
+    if missing > _MISSING:
+        return None
     n = half.shape[1]
     spectrum, omega, length = _spectrum(half)
     reach = _REACH * rows.shape[2]
