@@ -92,7 +92,7 @@ class Resources:
 
     def transform(self, parameters: ParameterFile, reader: ScanReader, center: float) -> FourierFBP:
         """The planned transform of a scan."""
-        about = ("filter", "padding", "padding_factor", "tolerance", "rotation_direction", "pixel_size")
+        about = ("filter", "padding", "padding_factor", "tolerance", "reverse_angles", "pixel_size")
         key = (parameters.input, parameters.entry, center, *map(parameters.value, about))
         if self._plan is None or self._plan[0] != key:
             self._plan = None  # the old one's buffers go first
@@ -207,7 +207,7 @@ def read_parameters(path: Path) -> ParameterFile:
 
 def scan_angles(parameters: ParameterFile, reader: ScanReader) -> NDArray[np.float64]:
     """Angles of the projections in the sense of rotation of the parameters, radian."""
-    return reader.angles() * (-1.0 if parameters.number("rotation_direction") < 0 else 1.0)
+    return reader.angles() * (-1.0 if parameters.value("reverse_angles") else 1.0)
 
 
 def plan_transform(

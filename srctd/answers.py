@@ -35,7 +35,7 @@ class Answers:
         self._pool = pool
         self._catalog_url = catalog_url
         self._started_at = time.time()
-        self._commands: Mapping[Any, Callable[[Request], Awaitable[Answer]]] = {
+        self._commands: Mapping[str, Callable[[Request], Awaitable[Answer]]] = {
             "status": self._status,
             "scan": self._scan,
             "why": self._why,
@@ -45,7 +45,7 @@ class Answers:
     async def answer(self, request: Request) -> Answer:
         """One request of the control socket; raises `BadRequest` for what cannot be answered."""
         command = request.get("cmd")
-        if command not in self._commands:
+        if not isinstance(command, str) or command not in self._commands:
             raise BadRequest(f"unknown command {command!r}", hint=f"known: {', '.join(self._commands)}")
         return await self._commands[command](request)
 

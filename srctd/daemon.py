@@ -28,10 +28,14 @@ from srctd.config import STEP_TIMEOUTS, Config, load_recipes, read_secret
 from srctd.core.datasets import CatalogObject
 from srctd.core.errors import ConfigError
 from srctd.engine import Engine, JournalThread
+from srctd.formats.isolated import IsolatedReader
 from srctd.intake import Intake
 from srctd.steps import Services
 
 log = structlog.get_logger()
+
+OUTBOX_SECONDS = 2.0
+"""How often the documents that wait for the catalogue are counted."""
 
 
 class Outbox:
@@ -76,6 +80,7 @@ class Daemon:
         self.journal = Journal(state / "journal.sqlite")
         self._thread = JournalThread()
         self._service = Service()
+        self._reader = IsolatedReader()
         self._children = Children()
         self.control = Control(config.control.endpoint, config.control.feed_endpoint, self._answer)
         self.pool = Pool(
@@ -88,11 +93,12 @@ class Daemon:
             pool=self.pool,
             catalog=self._catalog(),
             outbox=Outbox(self.journal, self._thread),
+            reader=self._reader,
             copies=asyncio.Semaphore(config.daemon.copies_at_once),
         )
         timeouts = {**STEP_TIMEOUTS, **config.daemon.step_timeout_seconds}
         self.engine = Engine(self.journal, self._thread, services, timeouts, self.control.publish)
-        self.intake = Intake(config.watch, self.engine)
+        self.intake = Intake(config.watch, self.engine, self._reader)
         self.answers = Answers(config, self.engine, self.intake, self.pool, self._catalog_url)
 
     async def run(self) -> None:
@@ -113,6 +119,7 @@ class Daemon:
                         "control": self.control.run_forever(),
                         "children": self._children.run_forever(self._child_specs()),
                         "service": self._tell_systemd(),
+                        "outbox": self._count_outbox(),
                     }.items()
                 ]
                 intake = group.create_task(self.intake.run_forever(), name="intake")
@@ -124,18 +131,18 @@ class Daemon:
         finally:
             self.pool.close()
             self.control.close()
+            self._reader.close()
             self._thread.close()
             self.journal.close()
         log.info("daemon.stopped")
 
     async def _shut_down(self, intake: asyncio.Task[None]) -> None:
-        """Intake first, then the steps, then the workers; what is cut short is done again at the next start."""
+        """Intake first, then the steps, then the children; what is cut short is done again at the next start."""
         self._service.stopping()
         log.info("daemon.stopping", grace_seconds=self.config.daemon.stop_grace_seconds)
         intake.cancel()
         await self.pool.drain()
         await self.engine.stop(self.config.daemon.stop_grace_seconds)
-        await self.pool.stop_workers()
         await self._children.stop()
 
     def _pool_event(self, topic: str, fields: dict[str, Any]) -> None:
@@ -149,13 +156,17 @@ class Daemon:
         """Readiness, one status line, and the watchdog, fed only while this loop lives."""
         self._service.ready()
         while True:
-            self.answers.outbox_waiting = await self._thread.call(self.journal.outbox_waiting)
             active = [scan for scan in self.engine.scans.values() if not (scan.done or scan.superseded)]
             held = sum(scan.held is not None for scan in active)
             workers = self.pool.worker_count()
             self._service.status(f"{len(active)} scans under way, {held} held, {workers} workers")
             self._service.watchdog()
             await asyncio.sleep(self._service.interval_seconds)
+
+    async def _count_outbox(self) -> None:
+        while True:
+            self.answers.outbox_waiting = await self._thread.call(self.journal.outbox_waiting)
+            await asyncio.sleep(OUTBOX_SECONDS)
 
     def _catalog(self) -> Catalog | None:
         section = self.config.catalog

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from srctd.core import retry
-from srctd.core.errors import FatalError, SrctdError, TransientError
+from srctd.core.errors import JournalError, SrctdError, TransientError
 from srctd.core.lifecycle import (
     AnyEvent,
     Command,
@@ -92,7 +92,7 @@ class Engine:
 
     def load(self, scans: Iterable[Scan]) -> None:
         """Take over the journal's scans; each goes on where it was."""
-        for scan in scans:
+        for scan in sorted(scans, key=lambda scan: scan.completed_at):
             self.scans[scan.id] = scan
             if not scan.done and not scan.superseded:
                 self.tell(Recovered(scan=scan.id))
@@ -187,7 +187,7 @@ class Engine:
         try:
             async with asyncio.timeout(limit):
                 result = await self._steps[step](Work(scan=scan, services=self._services))
-        except FatalError:
+        except JournalError:
             raise
         except SrctdError as exc:
             return self._failed(scan, step, exc, exc.sentence)

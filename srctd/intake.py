@@ -21,7 +21,7 @@ from srctd.core.completion import Probe, State, Verdict
 from srctd.core.lifecycle import Completed, Scan, Superseded
 from srctd.core.scan import FileEntry, Manifest, scan_id, task_name
 from srctd.engine import Engine
-from srctd.formats import probe
+from srctd.formats.isolated import IsolatedReader
 
 log = structlog.get_logger()
 
@@ -46,12 +46,13 @@ class Arrival:
 class Intake:
     """Watches the roots and tells the engine of scans that are complete."""
 
-    def __init__(self, roots: Sequence[WatchSection], engine: Engine) -> None:
+    def __init__(self, roots: Sequence[WatchSection], engine: Engine, reader: IsolatedReader) -> None:
         self.arrivals: dict[str, Arrival] = {}
         self.problems: dict[str, tuple[str, ...]] = {}
         """Per root, what keeps it from being watched or listed."""
         self._roots = roots
         self._engine = engine
+        self._reader = reader
         self._tracker = Tracker()
         self._bell = asyncio.Event()
 
@@ -121,12 +122,12 @@ class Intake:
     async def _judge(self, arrival: Arrival, seen: Observed, root: WatchSection, known: Scan | None) -> float:
         now = time.monotonic()
         if arrival.probed is None or (arrival.probed.missing and now >= arrival.probe_again_at):
-            arrival.probed = await asyncio.to_thread(probe, arrival.candidate.path)
+            arrival.probed = await asyncio.to_thread(self._reader.probe, arrival.candidate.path)
             arrival.probe_again_at = now + root.listing_seconds
         probed = arrival.probed
         quiet = seen.quiet_seconds
         if probed.references:
-            quiet = min(quiet, self._tracker.quiet_of(probed.references, now))
+            quiet = min(quiet, await asyncio.to_thread(self._tracker.quiet_of, probed.references, now))
         verdict = completion.judge(probed, quiet, root.rule)
         if arrival.verdict is None or verdict.state is not arrival.verdict.state:
             log.info(
@@ -184,7 +185,7 @@ def _manifest(candidate: Candidate, references: Sequence[str]) -> Manifest | Non
     files: list[FileEntry] = []
     for path in (candidate.path, *references):
         relative = os.path.relpath(path, folder)
-        if relative.startswith(".."):
+        if relative.startswith("..") or not relative.isprintable():  # undecodable names are no text for JSON
             continue
         try:
             stat = os.stat(path)

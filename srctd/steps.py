@@ -8,6 +8,7 @@ engine decides what follows.
 import asyncio
 import base64
 import re
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +22,12 @@ from srctd.adapters import space, sync
 from srctd.config import AccountRule, Config
 from srctd.core import datasets, plan, recipe
 from srctd.core.datasets import Acquisition, CatalogObject, Picture, Site
-from srctd.core.errors import HoldError
+from srctd.core.errors import HoldError, StorageUnavailable
 from srctd.core.lifecycle import Scan, Step
 from srctd.core.messages import Job, PreviewJob, PreviewResult, RowsJob, RowsResult
 from srctd.core.recipe import Origin, Parameter, ParameterFile, Recipe
-from srctd.core.scan import FileEntry, Manifest, Owner, ScanHeader, Volume
-from srctd.formats import open_scan
+from srctd.core.scan import FileEntry, Manifest, Owner, Volume
+from srctd.formats.isolated import IsolatedReader
 from srctd.results import (
     Checked,
     Identified,
@@ -98,6 +99,7 @@ class Services:
     pool: PoolPort
     catalog: CatalogPort | None
     outbox: OutboxPort
+    reader: IsolatedReader
     copies: asyncio.Semaphore
 
 
@@ -133,7 +135,7 @@ async def identify(work: Work) -> Identified:
 
 async def check(work: Work) -> Checked:
     """Read the header; refuse what cannot be reconstructed; make sure there is room for copy and volume."""
-    header = await asyncio.to_thread(_read_header, work.scan.manifest.main)
+    header = await asyncio.to_thread(work.services.reader.header, work.scan.manifest.main)
     storage = work.services.config.storage
     in_place = sync.inside(work.scan.path, storage.shared)
     needed = header.volume_bytes + (0 if in_place else work.scan.manifest.size)
@@ -151,10 +153,10 @@ async def sync_input(work: Work) -> Synced:
     async with work.services.copies:
         proven = await asyncio.to_thread(sync.published, final)
         if proven is None and in_place:
-            proven = await asyncio.to_thread(sync.digest_in_place, manifest.folder, manifest.files)
+            proven = await _interruptible(sync.digest_in_place, manifest.folder, manifest.files)
             await asyncio.to_thread(sync.write_manifest, part, proven, None)
         elif proven is None:
-            proven = await asyncio.to_thread(sync.copy, manifest.folder, manifest.files, part)
+            proven = await _interruptible(sync.copy, manifest.folder, manifest.files, part)
         await asyncio.to_thread(sync.publish, part, final)
     opened = manifest.main if in_place else str(final / "input" / manifest.files[0].path)
     return Synced(input=opened, in_place=in_place, manifest=proven)
@@ -332,17 +334,32 @@ async def _reachable(catalog: CatalogPort) -> bool:
         return False
 
 
-def _read_header(path: str) -> ScanHeader:
-    with open_scan(path) as reader:
-        return reader.header
-
-
 def _finish_output(part: Path, folder: Path) -> tuple[str, int]:
     """Drop the shards' side-cars, take the volume's digest, let the output folder appear."""
     sync.remove_folder(part / "shards")
     digest, size = sync.digest_file(part / "volume.h5")
     sync.replace_folder(part, folder / "output")
     return digest, size
+
+
+async def _interruptible(function: Callable[..., Manifest], *args: object) -> Manifest:
+    """Run a copy in a thread; if the step is canceled, the copy ends at its next block before this returns.
+
+    What is copied stays for the next attempt.
+    """
+    canceled = threading.Event()
+
+    def progress(_: int) -> None:
+        if canceled.is_set():
+            raise StorageUnavailable("the copy was interrupted")
+
+    copying = asyncio.ensure_future(asyncio.to_thread(function, *args, progress))
+    try:
+        return await asyncio.shield(copying)
+    except asyncio.CancelledError:
+        canceled.set()
+        await asyncio.wait([copying])
+        raise
 
 
 async def _run_all(pool: PoolPort, jobs: Sequence[Job]) -> list[Outcome]:

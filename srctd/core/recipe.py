@@ -150,12 +150,10 @@ SPECS: dict[str, Spec] = {
         default=True,
         doc="Pixels that never respond or are not finite are interpolated from their neighbors in the row.",
     ),
-    "rotation_direction": Spec(
-        kind="int",
-        default=1,
-        low=-1,
-        high=1,
-        doc="Sign of the rotation angle: 1 or -1.",
+    "reverse_angles": Spec(
+        kind="bool",
+        default=False,
+        doc="Take the rotation angles with the opposite sign; the wrong sense gives no image.",
     ),
     "first_row": Spec(kind="int", default=None, low=0, unit="pixel", doc="First detector row; unset: 0."),
     "end_row": Spec(kind="int", default=None, low=1, unit="pixel", doc="Row after the last; unset: all."),

@@ -1,8 +1,8 @@
-"""Probing in a process of its own, so that no file can stop the daemon.
+"""Reading unproven files in a process of its own, so that no file can stop the daemon.
 
 A copy with holes (parallel transfers write out of order) can send the HDF5 library into an endless loop while it
 reads a string (https://github.com/HDFGroup/hdf5/issues/1707), and all other reading in that process waits for it.
-So unfinished files are looked at elsewhere, under a time limit.
+So the daemon looks at files elsewhere, under a time limit.
 """
 
 import os
@@ -15,11 +15,37 @@ from multiprocessing.connection import Connection
 import msgspec
 
 from srctd.core.completion import Probe
-from srctd.formats.reader import probe
+from srctd.core.errors import HoldError, NotPermitted, ScanUnreadable
+from srctd.core.scan import ScanHeader
+from srctd.formats.reader import open_scan, probe
 
 
-class IsolatedProbe:
-    """`probe`, with the file opened in a helper process; may be called from any thread.
+class _Refusal(msgspec.Struct, frozen=True, tag=True):
+    """An error of `open_scan`."""
+
+    message: str
+    hint: str
+    permission: bool
+
+
+class _Header(msgspec.Struct, frozen=True, tag=True):
+    """What `open_scan` found."""
+
+    header: ScanHeader
+
+
+class _Probed(msgspec.Struct, frozen=True, tag=True):
+    """What `probe` found."""
+
+    probe: Probe
+
+
+_Answer = _Probed | _Header | _Refusal
+_PROBE, _HEADER = b"p", b"h"
+
+
+class IsolatedReader:
+    """`probe` and the header of a scan, with the file opened in a helper process; for use from any thread.
 
     The helper starts with the first call, is replaced when a file hangs or kills it, and ends with `close` or
     with this process.
@@ -30,23 +56,40 @@ class IsolatedProbe:
         self._helper: _Helper | None = None
         self._lock = threading.Lock()
 
-    def __call__(self, path: str) -> Probe:
+    def probe(self, path: str) -> Probe:
         """Look at a scan; a file that hangs or crashes the reader is unreadable, and the sentence says so."""
+        answer = self._ask(_PROBE, path)
+        if isinstance(answer, _Probed):
+            return answer.probe
+        return Probe(
+            readable=False, problem=f"{path} {answer}: it is damaged, or parts of it are still to come"
+        )
+
+    def header(self, path: str) -> ScanHeader:
+        """The header of a scan; raises `ScanUnreadable` or `NotPermitted` as `open_scan` does."""
+        answer = self._ask(_HEADER, path)
+        if isinstance(answer, _Header):
+            return answer.header
+        if isinstance(answer, _Refusal):
+            kind: type[HoldError] = NotPermitted if answer.permission else ScanUnreadable
+            raise kind(answer.message, hint=answer.hint)
+        raise ScanUnreadable(f"{path} {answer}", hint="it is damaged; copy it again")
+
+    def _ask(self, what: bytes, path: str) -> "_Answer | str":
+        """The helper's answer, or what the file did to it."""
         with self._lock:
             if self._helper is None or not self._helper.alive:
                 self._close()
                 self._helper = _Helper()
-            what = f"kept the reader busy for {self._limit:g} s"
+            did = f"kept the reader busy for {self._limit:g} s"
             try:
-                answer = self._helper.ask(path, self._limit)
+                answer = self._helper.ask(what + os.fsencode(path), self._limit)
                 if answer is not None:
                     return answer
             except (OSError, EOFError):
-                what = "made the reader crash"
+                did = "made the reader crash"
             self._close()
-        return Probe(
-            readable=False, problem=f"{path} {what}: it is damaged, or parts of it are still to come"
-        )
+            return did
 
     def close(self) -> None:
         """End the helper."""
@@ -74,12 +117,13 @@ class _Helper:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, path: str, limit_seconds: float) -> Probe | None:
+    def ask(self, request: bytes, limit_seconds: float) -> _Answer | None:
         """Its answer; None if it takes too long. Raises `OSError` or `EOFError` if it dies."""
-        self._pipe.send_bytes(os.fsencode(path))
+        self._pipe.send_bytes(request)
         if not self._pipe.poll(limit_seconds):
             return None
-        return msgspec.json.decode(self._pipe.recv_bytes(), type=Probe)
+        answer: _Answer = msgspec.json.decode(self._pipe.recv_bytes(), type=_Answer)
+        return answer
 
     def end(self) -> None:
         self._process.kill()
@@ -88,13 +132,22 @@ class _Helper:
 
 
 def serve(pipe: Connection) -> None:
-    """The helper's loop: a path in, a probe out, until the other end is closed."""
+    """The helper's loop: a path in, an answer out, until the other end is closed."""
     while True:
         try:
-            path = os.fsdecode(pipe.recv_bytes())
+            request = pipe.recv_bytes()
         except EOFError:
             return
-        pipe.send_bytes(msgspec.json.encode(probe(path)))
+        what, path = request[:1], os.fsdecode(request[1:])
+        pipe.send_bytes(msgspec.json.encode(_Probed(probe(path)) if what == _PROBE else _read_header(path)))
+
+
+def _read_header(path: str) -> _Header | _Refusal:
+    try:
+        with open_scan(path) as reader:
+            return _Header(reader.header)
+    except HoldError as exc:
+        return _Refusal(message=str(exc), hint=exc.hint, permission=isinstance(exc, NotPermitted))
 
 
 if __name__ == "__main__":

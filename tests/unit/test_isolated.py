@@ -1,9 +1,11 @@
 import threading
 
+import pytest
 from scan_files import frame_values, write_nxtomo
 
-from srctd.formats import probe
-from srctd.formats.isolated import IsolatedProbe
+from srctd.core.errors import ScanUnreadable
+from srctd.formats import open_scan, probe
+from srctd.formats.isolated import IsolatedReader
 
 
 def heap_with_a_hole(tmp_path):
@@ -17,48 +19,66 @@ def heap_with_a_hole(tmp_path):
 
 
 def test_the_same_as_the_probe_itself(tmp_path):
-    isolated = IsolatedProbe()
+    isolated = IsolatedReader()
     try:
         for name in (write_nxtomo(tmp_path / "a.nxs"), str(tmp_path / "gone \n.nxs")):
-            assert isolated(name) == probe(name)
+            assert isolated.probe(name) == probe(name)
+    finally:
+        isolated.close()
+
+
+def test_a_header_or_its_refusal_is_the_same_as_without_isolation(tmp_path):
+    isolated = IsolatedReader()
+    try:
+        path = write_nxtomo(tmp_path / "a.nxs")
+        with open_scan(path) as reader:
+            assert isolated.header(path) == reader.header
+        gone = str(tmp_path / "gone.nxs")
+        with pytest.raises(ScanUnreadable) as direct:
+            open_scan(gone)
+        with pytest.raises(ScanUnreadable) as caught:
+            isolated.header(gone)
+        assert caught.value.sentence == direct.value.sentence
     finally:
         isolated.close()
 
 
 def test_a_file_that_hangs_the_reader_is_given_up_and_the_next_is_read(tmp_path):
-    isolated = IsolatedProbe(limit_seconds=5.0)
+    isolated = IsolatedReader(limit_seconds=5.0)
     try:
-        isolated(write_nxtomo(tmp_path / "a.nxs", data=frame_values(9)))
-        seen = isolated(heap_with_a_hole(tmp_path))
+        isolated.probe(write_nxtomo(tmp_path / "a.nxs", data=frame_values(9)))
+        seen = isolated.probe(heap_with_a_hole(tmp_path))
         assert not seen.readable
         assert "kept the reader busy for 5 s" in seen.problem
-        assert isolated(str(tmp_path / "a.nxs")).readable
+        with pytest.raises(ScanUnreadable, match="kept the reader busy for 5 s"):
+            isolated.header(str(tmp_path / "hole.nxs"))
+        assert isolated.probe(str(tmp_path / "a.nxs")).readable
     finally:
         isolated.close()
 
 
 def test_a_reader_that_died_is_replaced(tmp_path):
-    isolated = IsolatedProbe()
+    isolated = IsolatedReader()
     try:
         path = write_nxtomo(tmp_path / "a.nxs")
-        assert isolated(path).readable
+        assert isolated.probe(path).readable
         first = isolated._helper
         isolated._helper._process.kill()
         isolated._helper._process.wait()
-        assert isolated(path).readable
+        assert isolated.probe(path).readable
         assert isolated._helper is not first
     finally:
         isolated.close()
 
 
 def test_a_file_over_which_the_reader_dies_is_unreadable(tmp_path):
-    isolated = IsolatedProbe(limit_seconds=60.0)
+    isolated = IsolatedReader(limit_seconds=60.0)
     killer = threading.Timer(0.5, lambda: isolated._helper._process.kill())
     try:
-        isolated(write_nxtomo(tmp_path / "a.nxs"))
+        isolated.probe(write_nxtomo(tmp_path / "a.nxs"))
         killer.start()
-        assert "made the reader crash" in isolated(heap_with_a_hole(tmp_path)).problem
-        assert isolated(str(tmp_path / "a.nxs")).readable
+        assert "made the reader crash" in isolated.probe(heap_with_a_hole(tmp_path)).problem
+        assert isolated.probe(str(tmp_path / "a.nxs")).readable
     finally:
         killer.join()
         isolated.close()
