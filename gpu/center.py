@@ -282,7 +282,7 @@ def _peaks(cross: NDArray[np.complex128], length: int, n_columns: int) -> tuple[
     """Columns c within range that maximize the real part of sum cross exp(2 i omega c): all rows, each row."""
     curves = scipy.fft.irfft(np.concatenate([cross.sum(axis=0)[None], cross]), n=length * _OVERSAMPLING)
     unit = 0.5 / _OVERSAMPLING
-    first = int(np.ceil(((n_columns - 1) / 2 - RANGE * n_columns) / unit))
+    first = max(1, int(np.ceil(((n_columns - 1) / 2 - RANGE * n_columns) / unit)))
     end = int(((n_columns - 1) / 2 + RANGE * n_columns) / unit) + 1
     top = np.argmax(curves[:, first:end], axis=1) + first
     each = np.arange(len(curves))

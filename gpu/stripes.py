@@ -78,8 +78,8 @@ def stripes(sinogram: NDArray[np.float32], *, size: int, threshold: float) -> ND
     if len(sinogram) < GROUPS:
         return np.zeros(sinogram.shape[1], np.float32)
     standing_out = offsets(sinogram, size)
-    offset = np.median(standing_out, axis=0)
-    scatter = _MAD * np.median(np.abs(standing_out - offset), axis=0)
+    offset = _median(standing_out)
+    scatter = _MAD * _median(np.abs(standing_out - offset))
     own = _MEDIAN_NOISE * scatter / np.sqrt(len(standing_out))
     usual = _MAD * np.median(np.abs(offset))
     found = np.abs(offset) > threshold * np.maximum(own, usual)
@@ -92,6 +92,14 @@ def offsets(sinogram: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     bounds = np.linspace(0, n_angles, min(GROUPS, n_angles) + 1).astype(int)
     means = np.stack([sinogram[a:b].mean(axis=0) for a, b in pairwise(bounds)])
     return means - _sliding_median(means, size)
+
+
+def _median(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Median along the first axis. Sorting a few long rows against each other is faster than numpy's selection."""
+    ordered = np.sort(rows, axis=0)
+    n = len(rows)
+    middle: NDArray[np.float32] = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+    return middle
 
 
 def _sliding_median(rows: NDArray[np.float32], size: int) -> NDArray[np.float32]:
