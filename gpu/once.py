@@ -90,7 +90,8 @@ def reconstruct(path: Path, output: Path, resources: Resources, progress: Progre
     finally:
         shutil.rmtree(part, ignore_errors=True)
     result["seconds"]["total"] = round(time.perf_counter() - start, 3)
-    return {**result, "peak_memory_bytes": memory.peak_bytes(), "device": "cpu", "output": str(output)}
+    memory_and_device = {"peak_memory_bytes": memory.peak_bytes(), "device": "cpu"}
+    return {**result, **memory_and_device, "folder": str(output), "output": str(output / NAME)}
 
 
 def _fill(
@@ -123,7 +124,6 @@ def _fill(
         "center_confidence": found.center_confidence,
         "angles": found.n_angles,
         "rows": n_rows,
-        "volume": NAME,
         "shape": found.volume_shape,
         "unit": found.unit,
         "seconds": seconds,

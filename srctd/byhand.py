@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,9 @@ from srctd.core.errors import ConfigError, ReconstructionFailed
 from srctd.core.recipe import ParameterFile, Value
 from srctd.core.scan import scan_id
 from srctd.formats import open_scan
+
+VOLUME_SUFFIXES = (".h5", ".hdf5", ".nxs")
+"""An output of such a name is the volume alone, without pictures and parameter file beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,28 +48,41 @@ def parse_rows(text: str) -> tuple[str, ...]:
 
 
 def reconstruct(asked: ByHand) -> int:
-    """Reconstruct one scan into a folder that appears whole; return the exit status."""
-    if os.path.lexists(asked.output):
-        raise ConfigError(f"{asked.output} is there already", hint="name a folder that is not")
-    parameters = _parameters(asked)
+    """Reconstruct one scan into a folder, or one file, that appears whole; return the exit status."""
+    output = Path(asked.output).absolute()
+    if os.path.lexists(output):
+        raise ConfigError(f"{asked.output} is there already", hint="name a folder or file that is not")
+    file_alone = output.suffix in VOLUME_SUFFIXES
+    folder = output.with_name(f".{output.name}.folder") if file_alone else output
+    result = _run(_parameters(asked), folder, asked.threads)
+    if file_alone:
+        os.replace(result["output"], output)
+        shutil.rmtree(folder)
+        result = {**result, "output": str(output)}
+        del result["folder"]
+    if asked.json:
+        print(json.dumps(result))  # noqa: T201
+    else:
+        _summary(result)
+    return 0
+
+
+def _run(parameters: ParameterFile, output: Path, threads: int) -> dict[str, Any]:
+    """Have a worker process do it; return what it tells at the end."""
     with tempfile.TemporaryDirectory(prefix="srctd-") as folder:
         file = Path(folder) / "parameters.json"
         file.write_bytes(msgspec.json.encode(parameters))
         command = [sys.executable, "-m", "gpu", "reconstruct", "--parameters", str(file)]
-        command += ["--output", os.path.abspath(asked.output)]
-        command += ["--threads", str(asked.threads or len(os.sched_getaffinity(0)))]
+        command += ["--output", str(output)]
+        command += ["--threads", str(threads or len(os.sched_getaffinity(0)))]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout is not None
             last = _follow(child.stdout)
     if "result" not in last:
         sentence = last.get("error", f"the reconstruction ended with status {child.returncode}")
         raise ReconstructionFailed(str(sentence))
-    result = last["result"]
-    if asked.json:
-        print(json.dumps(result))  # noqa: T201
-    else:
-        _summary(result)
-    return 0
+    result: dict[str, Any] = last["result"]
+    return result
 
 
 def _parameters(asked: ByHand) -> ParameterFile:

@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
     reconstruct = _command(commands, "reconstruct", _reconstruct, "reconstruct one scan by hand")
     reconstruct.add_argument("input", help="scan file")
-    reconstruct.add_argument("output", help="folder to make")
+    reconstruct.add_argument("output", help="folder to make; with a name like x.h5: the volume alone")
     reconstruct.add_argument("--recipe", metavar="FILE", help="recipe; else the shipped ones decide")
     reconstruct.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="parameter")
     reconstruct.add_argument(

@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+import requests
 
 from srctd.adapters import control_client
 from srctd.core.errors import TransientError
@@ -126,15 +129,21 @@ class Site:
     def catalog(self) -> "Catalogue":
         url = self.ask("status")["catalog"]["url"]
         password = (self.folder / "state" / "catalog.sqlite.password").read_text().strip()
-        return Catalogue(url, "admin", password)
+
+        def reached() -> Catalogue | None:
+            try:
+                return Catalogue(url, "admin", password)
+            except requests.ConnectionError:
+                return None
+
+        found: Catalogue = self.until(reached, "the catalogue answers")
+        return found
 
 
 class Catalogue:
     """A plain reader of SciCat's API, independent of the daemon's own client."""
 
     def __init__(self, url: str, username: str, password: str) -> None:
-        import requests
-
         self.url = url
         self.session = requests.Session()
         login = self.session.post(
@@ -151,8 +160,6 @@ class Catalogue:
         return found
 
     def parts(self, pid: str, what: str) -> list[dict[str, Any]]:
-        from urllib.parse import quote
-
         answer = self.session.get(f"{self.url}/api/v3/datasets/{quote(pid, safe='')}/{what}", timeout=10)
         answer.raise_for_status()
         found: list[dict[str, Any]] = answer.json()

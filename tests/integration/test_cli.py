@@ -97,6 +97,16 @@ def test_reconstruct_by_hand(scan_file: Path, tmp_path: Path) -> None:
     assert parameters["center"]["origin"] == "estimated"
 
 
+def test_reconstruct_into_one_file(scan_file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "volume.h5"
+    done = srctd("reconstruct", str(scan_file), str(output), "--center", "48", "--rows", "4:6", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["output"] == str(output)
+    with h5py.File(output, "r") as file:
+        assert file["/entry/data/data"].shape == (2, 96, 96)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["phantom.nxs", "volume.h5"]
+
+
 def test_reconstruct_twice_refuses_and_touches_nothing(scan_file: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()
