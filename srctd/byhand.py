@@ -72,7 +72,7 @@ def _run(parameters: ParameterFile, output: Path, threads: int) -> dict[str, Any
     with tempfile.TemporaryDirectory(prefix="srctd-") as folder:
         file = Path(folder) / "parameters.json"
         file.write_bytes(msgspec.json.encode(parameters))
-        command = [sys.executable, "-m", "gpu", "reconstruct", "--parameters", str(file)]
+        command = [sys.executable, "-P", "-m", "gpu", "reconstruct", "--parameters", str(file)]
         command += ["--output", str(output)]
         command += ["--threads", str(threads or len(os.sched_getaffinity(0)))]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:

@@ -6,6 +6,7 @@ Reading it touches nothing but the file itself. Every adapter is given its own s
 import difflib
 import os
 import re
+import sysconfig
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +18,8 @@ from srctd.core.errors import ConfigError
 from srctd.core.lifecycle import Step
 from srctd.core.recipe import Recipe
 
-ETC_PACKAGED = Path(__file__).parent / "etc"
 ETC_CHECKOUT = Path(__file__).parent.parent / "etc"
+ETC_INSTALLED = Path(sysconfig.get_path("data")) / "share" / "srctd" / "etc"
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -201,7 +202,7 @@ def load_recipe(file: Path) -> Recipe:
 
 def etc_folder() -> Path:
     """The folder of shipped configuration files, installed or in a checkout."""
-    return ETC_PACKAGED if ETC_PACKAGED.is_dir() else ETC_CHECKOUT
+    return ETC_CHECKOUT if (ETC_CHECKOUT / "srctd.toml").is_file() else ETC_INSTALLED
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

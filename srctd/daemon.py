@@ -194,7 +194,7 @@ class Daemon:
             ChildSpec(
                 name=f"worker-{n}",
                 command=(
-                    *(sys.executable, "-m", "gpu", "worker"),
+                    *(sys.executable, "-P", "-m", "gpu", "worker"),
                     *("--connect", self.pool.endpoints[0]),
                     *("--name", f"{socket.gethostname()}-{n}"),
                     *("--threads", str(threads), "--nice", str(section.worker_nice)),
@@ -206,7 +206,8 @@ class Daemon:
         if self.config.catalog.embedded:
             database = Path(self.config.daemon.state_directory) / "catalog.sqlite"
             port = self._catalog_url.rsplit(":", 1)[1]
-            command = (sys.executable, "-m", "srctd", "catalog", "--database", str(database), "--port", port)
+            program = (sys.executable, "-P", "-m", "srctd", "catalog")
+            command = (*program, "--database", str(database), "--port", port)
             specs.append(ChildSpec(name="catalog", command=command))
         return specs
 

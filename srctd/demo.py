@@ -101,7 +101,7 @@ def _prepare(folder: Path, asked: Demo) -> Path:
 def _process(*arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A command of srctd, told to stop at the end."""
     with log.open("ab") as sink:
-        child = subprocess.Popen([sys.executable, "-m", "srctd", *arguments], stdout=sink, stderr=sink)
+        child = subprocess.Popen([sys.executable, "-P", "-m", "srctd", *arguments], stdout=sink, stderr=sink)
     try:
         yield child
     finally:
@@ -161,8 +161,10 @@ def _follow(endpoint: str, daemon: subprocess.Popen[bytes], folder: Path) -> Map
             live.update(terminal.status_view(status))
             row: Mapping[str, Any] | None = next(iter(status["scans"]), None)
             if row and row["state"] in ("done", "held"):
-                return row
+                break
             time.sleep(0.1)
+    console.print()
+    return row
 
 
 def _result(answer: Mapping[str, Any], catalog_url: str, seconds: float) -> dict[str, Any]:

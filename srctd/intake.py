@@ -25,6 +25,7 @@ from srctd.formats.isolated import IsolatedReader
 
 log = structlog.get_logger()
 
+SHORTEST_PAUSE_SECONDS = 0.02
 DEBOUNCE_SECONDS = 0.1
 """A detector that writes 1,000 files a second rings as often; a look serves them all."""
 
@@ -65,6 +66,7 @@ class Intake:
 
         watch = Watch(self._roots, ring)
         await asyncio.to_thread(watch.start)
+        await asyncio.to_thread(self._reader.start)
         try:
             while True:
                 self._bell.clear()
@@ -136,7 +138,9 @@ class Intake:
         arrival.verdict = verdict
         if verdict.state in (State.COMPLETE, State.STALLED):
             await self._hand_over(arrival, verdict, probed, known)
-        return max(verdict.recheck_seconds, 0.02) if verdict.recheck_seconds else root.listing_seconds
+        if not verdict.recheck_seconds:
+            return root.listing_seconds
+        return max(verdict.recheck_seconds - (time.monotonic() - now), SHORTEST_PAUSE_SECONDS)
 
     async def _hand_over(self, arrival: Arrival, verdict: Verdict, probed: Probe, known: Scan | None) -> None:
         """Tell the engine, unless the files changed while they were judged."""

@@ -47,7 +47,7 @@ _PROBE, _HEADER = b"p", b"h"
 class IsolatedReader:
     """`probe` and the header of a scan, with the file opened in a helper process; for use from any thread.
 
-    The helper starts with the first call, is replaced when a file hangs or kills it, and ends with `close` or
+    The helper starts with `start` or the first call, is replaced when a file hangs or kills it, and ends with `close` or
     with this process.
     """
 
@@ -75,15 +75,23 @@ class IsolatedReader:
             raise kind(answer.message, hint=answer.hint)
         raise ScanUnreadable(f"{path} {answer}", hint="it is damaged; copy it again")
 
+    def start(self) -> None:
+        """Have the helper ready, so that the first file need not wait for it."""
+        with self._lock:
+            self._started()
+
+    def _started(self) -> "_Helper":
+        if self._helper is None or not self._helper.alive:
+            self._close()
+            self._helper = _Helper()
+        return self._helper
+
     def _ask(self, what: bytes, path: str) -> "_Answer | str":
         """The helper's answer, or what the file did to it."""
         with self._lock:
-            if self._helper is None or not self._helper.alive:
-                self._close()
-                self._helper = _Helper()
             did = f"kept the reader busy for {self._limit:g} s"
             try:
-                answer = self._helper.ask(what + os.fsencode(path), self._limit)
+                answer = self._started().ask(what + os.fsencode(path), self._limit)
                 if answer is not None:
                     return answer
             except (OSError, EOFError):
@@ -110,7 +118,7 @@ class _Helper:
         with theirs:
             number = theirs.fileno()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "srctd.formats.isolated", str(number)], pass_fds=[number]
+                [sys.executable, "-P", "-m", "srctd.formats.isolated", str(number)], pass_fds=[number]
             )
 
     @property
