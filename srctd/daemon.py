@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from srctd.adapters import sync
 from srctd.adapters.catalog import Catalog, CatalogSettings
 from srctd.adapters.children import Children, ChildSpec
 from srctd.adapters.control import Control
@@ -25,12 +26,14 @@ from srctd.catalogd.app import password_file
 from srctd.catalogd.auth import ADMIN, create_admin
 from srctd.catalogd.store import Store
 from srctd.config import STEP_TIMEOUTS, Config, load_recipes, read_secret
+from srctd.copies import Copies
 from srctd.core.datasets import CatalogObject
-from srctd.core.errors import ConfigError
+from srctd.core.errors import ConfigError, SrctdError
+from srctd.core.lifecycle import Scan
 from srctd.engine import Engine, JournalThread
 from srctd.formats.isolated import IsolatedReader
 from srctd.intake import Intake
-from srctd.steps import Services
+from srctd.steps import GIGABYTE, Services, part_folder
 
 log = structlog.get_logger()
 
@@ -87,6 +90,8 @@ class Daemon:
             config.pool_endpoints, lease_seconds=config.pool.lease_seconds, on_event=self._pool_event
         )
         self._catalog_url = _embedded_url(config) if config.catalog.embedded else config.catalog.url
+        reserve = int(config.storage.reserve_gigabytes * GIGABYTE)
+        copies = Copies(config.daemon.copies_at_once, config.storage.shared, reserve)
         services = Services(
             config=config,
             recipes=load_recipes(config.recipes),
@@ -94,11 +99,11 @@ class Daemon:
             catalog=self._catalog(),
             outbox=Outbox(self.journal, self._thread),
             reader=self._reader,
-            copies=asyncio.Semaphore(config.daemon.copies_at_once),
+            copies=copies,
         )
         timeouts = {**STEP_TIMEOUTS, **config.daemon.step_timeout_seconds}
         self.engine = Engine(self.journal, self._thread, services, timeouts, self.control.publish)
-        self.intake = Intake(config.watch, self.engine, self._reader)
+        self.intake = Intake(config, self.engine, self._reader, copies)
         self.answers = Answers(config, self.engine, self.intake, self.pool, self._catalog_url)
 
     async def run(self) -> None:
@@ -108,7 +113,9 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._stop.set)
-        self.engine.load(await self._thread.call(self.journal.load))
+        scans = await self._thread.call(self.journal.load)
+        await asyncio.to_thread(self._sweep, scans)
+        self.engine.load(scans)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -135,6 +142,13 @@ class Daemon:
             self._thread.close()
             self.journal.close()
         log.info("daemon.stopped")
+
+    def _sweep(self, scans: Sequence[Scan]) -> None:
+        """Remove what superseded scans left of a copy."""
+        for scan in scans:
+            if scan.superseded:
+                with contextlib.suppress(SrctdError):  # storage is out of reach: at the next start, then
+                    sync.remove_folder(part_folder(self.config, scan.path, scan.id))
 
     async def _shut_down(self, intake: asyncio.Task[None]) -> None:
         """Intake first, then the steps, then the children; what is cut short is done again at the next start."""

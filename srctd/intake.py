@@ -9,19 +9,24 @@ import asyncio
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
 import structlog
 
+from srctd.adapters import sync
 from srctd.adapters.watch import Candidate, Listing, Observed, Tracker, Watch
-from srctd.config import WatchSection
+from srctd.config import Config, WatchSection
+from srctd.copies import Copies
 from srctd.core import completion
 from srctd.core.completion import Probe, State, Verdict
+from srctd.core.errors import HoldError
 from srctd.core.lifecycle import Completed, Scan, Superseded
 from srctd.core.scan import FileEntry, Manifest, scan_id, task_name
 from srctd.engine import Engine
 from srctd.formats.isolated import IsolatedReader
+from srctd.steps import part_folder
 
 log = structlog.get_logger()
 
@@ -47,13 +52,15 @@ class Arrival:
 class Intake:
     """Watches the roots and tells the engine of scans that are complete."""
 
-    def __init__(self, roots: Sequence[WatchSection], engine: Engine, reader: IsolatedReader) -> None:
+    def __init__(self, config: Config, engine: Engine, reader: IsolatedReader, copies: Copies) -> None:
         self.arrivals: dict[str, Arrival] = {}
         self.problems: dict[str, tuple[str, ...]] = {}
         """Per root, what keeps it from being watched or listed."""
-        self._roots = roots
+        self._config = config
+        self._roots = config.watch
         self._engine = engine
         self._reader = reader
+        self._copies = copies
         self._tracker = Tracker()
         self._bell = asyncio.Event()
 
@@ -116,6 +123,7 @@ class Intake:
         arrival.candidate = seen.candidate
         if seen.changed:
             arrival.probed = None
+            self._copies.abandon(_next_id(path, known))
         half = root.settle_seconds / 2
         if seen.quiet_seconds < half and arrival.probed is None:
             return half - seen.quiet_seconds
@@ -138,9 +146,20 @@ class Intake:
         arrival.verdict = verdict
         if verdict.state in (State.COMPLETE, State.STALLED):
             await self._hand_over(arrival, verdict, probed, known)
+        elif verdict.nothing_missing:
+            await self._copy_ahead(arrival, probed, known)
         if not verdict.recheck_seconds:
             return root.listing_seconds
         return max(verdict.recheck_seconds - (time.monotonic() - now), SHORTEST_PAUSE_SECONDS)
+
+    async def _copy_ahead(self, arrival: Arrival, probed: Probe, known: Scan | None) -> None:
+        """Only the settle time is awaited: copy meanwhile."""
+        path = arrival.candidate.path
+        manifest = await asyncio.to_thread(_manifest, arrival.candidate, probed.references)
+        if manifest is not None and not sync.inside(path, self._config.storage.shared):
+            scan = _next_id(path, known)
+            with suppress(HoldError):  # no such account: the scan will be held at LOGIN, with the sentence
+                self._copies.begin(scan, manifest, part_folder(self._config, path, scan))
 
     async def _hand_over(self, arrival: Arrival, verdict: Verdict, probed: Probe, known: Scan | None) -> None:
         """Tell the engine, unless the files changed while they were judged."""
@@ -151,12 +170,11 @@ class Intake:
         now = time.time()
         if known and not known.done:
             await self._engine.happen(Superseded(scan=known.id))
-        revision = known.revision + 1 if known else 1
         scan = Scan(
-            id=scan_id(path, revision),
+            id=_next_id(path, known),
             path=path,
             root=arrival.root,
-            revision=revision,
+            revision=_next_revision(known),
             task=self._free_task(path, now),
             manifest=manifest,
             completed_at=now,
@@ -172,6 +190,15 @@ class Intake:
         name = task_name(path, now)
         names = (name if n == 1 else f"{name}-{n}" for n in range(1, len(taken) + 2))
         return next(name for name in names if name not in taken)
+
+
+def _next_revision(known: Scan | None) -> int:
+    return known.revision + 1 if known else 1
+
+
+def _next_id(path: str, known: Scan | None) -> str:
+    """Identifier that a file will have as a scan, once it is complete."""
+    return scan_id(path, _next_revision(known))
 
 
 def _unchanged(scan: Scan, candidate: Candidate) -> bool:

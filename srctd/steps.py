@@ -8,7 +8,6 @@ engine decides what follows.
 import asyncio
 import base64
 import re
-import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +19,10 @@ import msgspec
 from srctd import __version__
 from srctd.adapters import space, sync
 from srctd.config import AccountRule, Config
+from srctd.copies import Copies
 from srctd.core import datasets, plan, recipe
 from srctd.core.datasets import Acquisition, CatalogObject, Picture, Site
-from srctd.core.errors import HoldError, StorageUnavailable
+from srctd.core.errors import HoldError
 from srctd.core.lifecycle import Scan, Step
 from srctd.core.messages import Job, PreviewJob, PreviewResult, RowsJob, RowsResult
 from srctd.core.recipe import Origin, Parameter, ParameterFile, Recipe
@@ -100,7 +100,7 @@ class Services:
     catalog: CatalogPort | None
     outbox: OutboxPort
     reader: IsolatedReader
-    copies: asyncio.Semaphore
+    copies: Copies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +138,11 @@ async def check(work: Work) -> Checked:
     header = await asyncio.to_thread(work.services.reader.header, work.scan.manifest.main)
     storage = work.services.config.storage
     in_place = sync.inside(work.scan.path, storage.shared)
-    needed = header.volume_bytes + (0 if in_place else work.scan.manifest.size)
+    part = part_folder(work.services.config, work.scan.path, work.scan.id)
+    to_copy = 0 if in_place else work.scan.manifest.size - await asyncio.to_thread(_bytes_in, part)
+    needed = header.volume_bytes + max(0, to_copy)
     reserve = int(storage.reserve_gigabytes * GIGABYTE)
+    await asyncio.to_thread(space.require_folder, storage.shared, "storage.shared")
     await asyncio.to_thread(space.require, storage.shared, needed, reserve, f"scan {work.scan.id}")
     return Checked(header=header, in_place=in_place, bytes_needed=needed)
 
@@ -147,17 +150,15 @@ async def check(work: Work) -> Checked:
 async def sync_input(work: Work) -> Synced:
     """Copy the scan to shared storage, or leave it where it is if it lies there already; prove it by digests."""
     in_place = work.result(Step.CHECK, Checked).in_place
-    final = work.task_folder
-    part = final.with_name(f".{final.name}.part")
-    manifest = work.scan.manifest
-    async with work.services.copies:
-        proven = await asyncio.to_thread(sync.published, final)
-        if proven is None and in_place:
-            proven = await _interruptible(sync.digest_in_place, manifest.folder, manifest.files)
-            await asyncio.to_thread(sync.write_manifest, part, proven, None)
-        elif proven is None:
-            proven = await _interruptible(sync.copy, manifest.folder, manifest.files, part)
-        await asyncio.to_thread(sync.publish, part, final)
+    manifest, final = work.scan.manifest, work.task_folder
+    part = part_folder(work.services.config, work.scan.path, work.scan.id)
+    proven = await asyncio.to_thread(sync.published, final)
+    if proven is None and in_place:
+        proven = await work.services.copies.digest_in_place(manifest)
+        await asyncio.to_thread(sync.write_manifest, part, proven, None)
+    elif proven is None:
+        proven = await work.services.copies.copy(work.scan.id, manifest, part)
+    await asyncio.to_thread(sync.publish, part, final)
     opened = manifest.main if in_place else str(final / "input" / manifest.files[0].path)
     return Synced(input=opened, in_place=in_place, manifest=proven)
 
@@ -300,6 +301,11 @@ STEPS: Mapping[Step, StepFunction] = {
 # --- parts ------------------------------------------------------------------------------------------------
 
 
+def part_folder(config: Config, path: str, scan: str) -> Path:
+    """The hidden folder, beside the task folder, in which the copy of a scan grows."""
+    return Path(config.storage.shared) / owner_of(path, config.accounts).account / f".{scan}.part"
+
+
 def owner_of(path: str, rules: tuple[AccountRule, ...]) -> Owner:
     """The first rule whose pattern is found in the path decides; without one the account is `unassigned`."""
     for rule in rules:
@@ -334,32 +340,17 @@ async def _reachable(catalog: CatalogPort) -> bool:
         return False
 
 
+def _bytes_in(folder: Path) -> int:
+    """Bytes of a copy that was made ahead; 0 if there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def _finish_output(part: Path, folder: Path) -> tuple[str, int]:
     """Drop the shards' side-cars, take the volume's digest, let the output folder appear."""
     sync.remove_folder(part / "shards")
     digest, size = sync.digest_file(part / "volume.h5")
     sync.replace_folder(part, folder / "output")
     return digest, size
-
-
-async def _interruptible(function: Callable[..., Manifest], *args: object) -> Manifest:
-    """Run a copy in a thread; if the step is canceled, the copy ends at its next block before this returns.
-
-    What is copied stays for the next attempt.
-    """
-    canceled = threading.Event()
-
-    def progress(_: int) -> None:
-        if canceled.is_set():
-            raise StorageUnavailable("the copy was interrupted")
-
-    copying = asyncio.ensure_future(asyncio.to_thread(function, *args, progress))
-    try:
-        return await asyncio.shield(copying)
-    except asyncio.CancelledError:
-        canceled.set()
-        await asyncio.wait([copying])
-        raise
 
 
 async def _run_all(pool: PoolPort, jobs: Sequence[Job]) -> list[Outcome]:

@@ -14,6 +14,17 @@ def free_bytes(path: str | os.PathLike[str]) -> int:
     return stat.f_bavail * stat.f_frsize
 
 
+def require_folder(path: str | os.PathLike[str], what: str) -> None:
+    """Raise `StorageUnavailable` unless the folder is there; `what` names it in the sentence.
+
+    It is never made: where a mount is missing, that would fill the disk below it.
+    """
+    if not os.path.isdir(path):
+        raise StorageUnavailable(
+            f"{what} = {os.fspath(path)!r} is not there", hint="is the file system mounted?"
+        )
+
+
 def require(path: str | os.PathLike[str], needed: int, reserve: int, what: str) -> None:
     """Raise `NoSpace` unless `needed` bytes fit below `path` and `reserve` bytes stay free after that.
 

@@ -75,6 +75,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """How long nothing had changed."""
     needed_seconds: float = 0.0
     """How long nothing had to change. The difference is the daemon's own delay."""
+    nothing_missing: bool = False
+    """Only time can change the verdict."""
 
 
 def judge(probe: Probe, quiet_seconds: float, rule: Rule) -> Verdict:
@@ -94,6 +96,7 @@ def judge(probe: Probe, quiet_seconds: float, rule: Rule) -> Verdict:
                 evidence=evidence,
                 quiet_seconds=quiet_seconds,
                 needed_seconds=needed,
+                nothing_missing=True,
             )
         return Verdict(
             state=State.ARRIVING,
@@ -101,6 +104,7 @@ def judge(probe: Probe, quiet_seconds: float, rule: Rule) -> Verdict:
             evidence=evidence,
             missing=(f"{needed - quiet_seconds:.1f} s more without a change",),
             recheck_seconds=needed - quiet_seconds,
+            nothing_missing=True,
         )
     if quiet_seconds >= rule.stalled_seconds:
         return Verdict(

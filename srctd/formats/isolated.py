@@ -47,8 +47,8 @@ _PROBE, _HEADER = b"p", b"h"
 class IsolatedReader:
     """`probe` and the header of a scan, with the file opened in a helper process; for use from any thread.
 
-    The helper starts with `start` or the first call, is replaced when a file hangs or kills it, and ends with `close` or
-    with this process.
+    The helper starts with `start` or the first call, is replaced when a file hangs or kills it, and ends with
+    `close` or with this process.
     """
 
     def __init__(self, limit_seconds: float = 30.0) -> None:

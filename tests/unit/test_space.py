@@ -3,7 +3,7 @@
 import pytest
 
 from srctd.adapters import space
-from srctd.core.errors import NoSpace
+from srctd.core.errors import NoSpace, StorageUnavailable
 
 
 def test_what_fits_passes(tmp_path):
@@ -36,3 +36,11 @@ def test_the_reserve_counts(tmp_path):
 def test_small_numbers_keep_their_digits(tmp_path):
     with pytest.raises(NoSpace, match=r"needs 0\.0160 GB"):
         space.require(tmp_path, 16_000_000, 10**18, "a small scan")
+
+
+def test_a_folder_that_must_be_there_is_never_made(tmp_path):
+    space.require_folder(tmp_path, "storage.shared")
+    with pytest.raises(StorageUnavailable, match=r"storage\.shared = .*gone.* is not there") as caught:
+        space.require_folder(tmp_path / "gone", "storage.shared")
+    assert "mounted" in caught.value.hint
+    assert not (tmp_path / "gone").exists()
