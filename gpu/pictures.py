@@ -147,7 +147,7 @@ def _round_length(longest: float) -> float:
 
 
 def _length_text(metres: float) -> str:
-    for factor, unit in ((1e-3, "mm"), (1e-6, "µm")):
+    for factor, unit in ((1e-3, "mm"), (1e-6, "um")):
         if metres >= factor * (1 - 1e-9):
             return f"{metres / factor:g} {unit}"
     return f"{metres / 1e-9:g} nm"

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+import needs
 import pytest
 import xxhash
 
@@ -57,8 +58,8 @@ def check_manifest(task: Path) -> int:
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 16 MiB of its own."""
-    if os.geteuid() != 0 or not os.path.exists("/dev/loop-control") or not shutil.which("mkfs.ext4"):
-        pytest.skip("a full disk needs root, a loop device and mkfs.ext4")
+    needs.root()
+    needs.program("mkfs.ext4")
     image, mount = tmp_path / "small.img", tmp_path / "mount"
     mount.mkdir()
     with image.open("wb") as file:
@@ -68,7 +69,7 @@ def small_disk(tmp_path):
         ["mount", "-o", "loop", image, mount], capture_output=True, text=True, check=False
     )
     if mounted.returncode:
-        pytest.skip(f"no loop mount here: {mounted.stderr.strip()}")
+        needs.missing(f"no loop mount: {mounted.stderr.strip()}")
     yield mount
     subprocess.run(["umount", mount], check=True)
 

@@ -67,6 +67,6 @@ def test_scale_bar_lengths_are_round(longest, expected):
     assert round_length(longest) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("metres", "text"), [(2e-3, "2 mm"), (5e-5, "50 µm"), (2e-7, "200 nm")])
+@pytest.mark.parametrize(("metres", "text"), [(2e-3, "2 mm"), (5e-5, "50 um"), (2e-7, "200 nm")])
 def test_scale_bar_texts(metres, text):
     assert length_text(metres) == text

@@ -1,0 +1,104 @@
+"""The daemon and what it does not control: catalogue clients, a full disk, storage that is not mounted."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import needs
+import pytest
+from pyscicat.client import ScicatClient as Pyscicat
+from scitacean import PID, Client
+from site_under_test import Site, left_in, running
+
+from srctd.sim.writer import SimulationSpec, simulate
+
+
+@pytest.fixture
+def small_scan(tmp_path: Path) -> Path:
+    path = tmp_path / "made" / "phantom.nxs"
+    path.parent.mkdir()
+    simulate(SimulationSpec(rows=24, columns=96, angles=90, flats=5, darks=5), str(path))
+    return path
+
+
+def test_pyscicat_and_scitacean_read_back_what_the_daemon_posted(small_scan: Path, tmp_path: Path) -> None:
+    with running(Site(tmp_path / "site")) as site:
+        shutil.copyfile(small_scan, site.detector / "phantom.nxs")
+        scan = site.scan()
+        site.catalog()
+        url = f"{site.ask('status')['catalog']['url']}/api/v3"
+        password = (site.folder / "state" / "catalog.sqlite.password").read_text().strip()
+
+        pyscicat = Pyscicat(url, username="admin", password=password, timeout_seconds=10)
+        raw = pyscicat.datasets_get_one(scan["raw_pid"])
+        assert (raw["numberOfFiles"], raw["size"]) == (1, small_scan.stat().st_size)
+        found = pyscicat.datasets_get_many({"inputDatasets": scan["raw_pid"]})
+        assert [dataset["pid"] for dataset in found] == [scan["derived_pid"]]
+
+        scitacean = Client.from_credentials(url=url, username="admin", password=password, allow_http=True)
+        dataset = scitacean.get_dataset(PID.parse(scan["derived_pid"]), attachments=True)
+        files = {file.remote_path.posix: file for file in dataset.files}
+        volume = Path(scan["volume"])
+        assert files["output/volume.h5"].size == volume.stat().st_size
+        assert dataset.source_folder is not None
+        assert dataset.source_folder.posix == scan["folder"]
+        assert dataset.attachments is not None
+        (picture,) = dataset.attachments
+        assert picture.thumbnail is not None
+        assert picture.thumbnail.decoded_data() == Path(scan["picture"]).read_bytes()
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB."""
+    needs.root()
+    needs.program("mkfs.ext4")
+    image, mount = tmp_path / "disk.img", tmp_path / "disk"
+    mount.mkdir()
+    with image.open("wb") as file:
+        file.truncate(24 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", str(image)], check=True)
+    mounted = subprocess.run(
+        ["mount", "-o", "loop", image, mount], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        needs.missing(f"no loop mount: {mounted.stderr.strip()}")
+    yield mount
+    subprocess.run(["umount", "-l", mount], check=True)
+
+
+def test_a_full_shared_storage_holds_the_scan_before_a_byte_is_written(
+    small_scan: Path, tiny_disk: Path, tmp_path: Path
+) -> None:
+    site = Site(tmp_path / "site")
+    site.config.write_text(site.config.read_text().replace(str(site.shared), str(tiny_disk)))
+    filler = tiny_disk / "filler"
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 12 << 20)
+    with running(site):
+        shutil.copyfile(small_scan, site.detector / "phantom.nxs")
+        held = site.scan("held")
+        assert str(tiny_disk) in held["reason"]
+        for word in ("needs", "GB", "free"):
+            assert word in held["reason"]
+        assert left_in(tiny_disk) == {"filler", "lost+found"}
+        filler.unlink()
+        site.ask("retry", scan=held["scan"])
+        site.scan("done")
+        assert site.stop() == 0
+
+
+def test_shared_storage_that_is_not_mounted_only_delays(small_scan: Path, tmp_path: Path) -> None:
+    site = Site(tmp_path / "site")
+    site.shared.rmdir()
+    with running(site):
+        shutil.copyfile(small_scan, site.detector / "phantom.nxs")
+        waiting = site.scan("retrying")
+        assert str(site.shared) in waiting["reason"]
+        assert "mounted" in waiting["reason"]
+        assert not site.shared.exists(), "never made: it would fill the disk below the mount point"
+        site.shared.mkdir()
+        site.ask("retry", scan=waiting["scan"])
+        site.scan("done")
