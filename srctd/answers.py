@@ -12,7 +12,7 @@ from srctd.adapters.control import BadRequest
 from srctd.adapters.pool import Pool
 from srctd.config import Config
 from srctd.core.errors import SrctdError
-from srctd.core.lifecycle import Released, Step
+from srctd.core.lifecycle import Released, Scan, Status, Step, affected
 from srctd.core.recipe import parse_setting
 from srctd.engine import Engine
 from srctd.intake import Intake
@@ -104,10 +104,15 @@ class Answers:
         again = Step(step) if step else None
         if again is None and scan.done:
             raise BadRequest(f"{scan.id} is done", hint="name a step to do again: --step reconstruct")
+        busy = [step for step in affected(scan, again) if scan.step(step).status is Status.RUNNING]
+        if busy:
+            raise BadRequest(
+                f"{scan.id}: {', '.join(sorted(busy))} is running", hint="try again when it ended"
+            )
         scan = await self._engine.happen(Released(scan=scan.id, again=again, overrides=overrides))
         return view.scan_row(scan, self._pool.jobs_of(scan.id))
 
-    def _named(self, request: dict[str, Any]) -> Any:
+    def _named(self, request: Request) -> Scan:
         """The scan that is meant: by identifier, by path, or by file name; the newest where several fit."""
         name = str(request.get("scan", ""))
         scans = sorted(self._engine.scans.values(), key=lambda scan: scan.completed_at, reverse=True)

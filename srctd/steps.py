@@ -7,6 +7,7 @@ engine decides what follows.
 
 import asyncio
 import base64
+import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -40,6 +41,7 @@ from srctd.results import (
 )
 
 Result = TypeVar("Result", bound=msgspec.Struct)
+T = TypeVar("T")
 GIGABYTE = 1e9
 HEALTH_SECONDS = 2.0
 SOFTWARE = f"srctd {__version__}"
@@ -120,6 +122,15 @@ class Work:
         account = self.result(Step.IDENTIFY, Identified).owner.account
         return Path(self.services.config.storage.shared) / account / self.scan.task
 
+    def name(self, stem: str, suffix: str = "") -> str:
+        """Name of a result inside the task folder; results of a later run stand beside the earlier ones."""
+        return f"{stem}{suffix}" if self.scan.run == 1 else f"{stem}-{self.scan.run}{suffix}"
+
+    @property
+    def parameter_file(self) -> Path:
+        """The parameter file of this run."""
+        return self.task_folder / self.name("parameters", ".json")
+
 
 # --- the steps --------------------------------------------------------------------------------------------
 
@@ -187,21 +198,21 @@ async def submit(work: Work) -> Submitted:
         )
     shards = plan.shards(first, end, work.services.pool.worker_count())
     parameters = msgspec.structs.replace(parameters, shards=shards)
-    path = work.task_folder / "parameters.json"
+    path = work.parameter_file
     await _write_json(path, parameters)
     return Submitted(parameters=str(path), recipe=chosen.name, shards=shards)
 
 
 async def preview(work: Work) -> Previewed:
     """Have the axis found and three orthogonal slices shown; write the axis into the parameter file."""
-    path = work.task_folder / "parameters.json"
+    path, folder = work.parameter_file, work.task_folder / work.name("preview")
     parameters = await _read_parameters(path)
     center = parameters.parameters["center"]
     if center.origin is Origin.ESTIMATED:  # a run that was cut short after the estimate: estimate anew
         unset = Parameter(value=None, unit=center.unit)
         parameters = parameters.with_parameter("center", unset)
         await _write_json(path, parameters)
-    job = PreviewJob(scan=work.scan.id, parameters=str(path), output=str(work.task_folder / "preview"))
+    job = PreviewJob(scan=work.scan.id, parameters=str(path), output=str(folder))
     outcome = await work.services.pool.run(job, priority=1)
     found: PreviewResult = outcome.result
     if parameters.value("center") is None:
@@ -211,33 +222,29 @@ async def preview(work: Work) -> Previewed:
             parameters.with_parameter("center", estimated), center_confidence=found.center_confidence
         )
         await _write_json(path, parameters)
-    picture = f"preview/{found.pictures[0]}"
+    picture = f"{folder.name}/{found.pictures[0]}"
     return Previewed(preview=found, picture=picture, seconds=dict(outcome.seconds))
 
 
 async def reconstruct(work: Work) -> Reconstructed:
     """Have all shards done by the pool; when every row is there, let the output folder appear."""
-    folder = work.task_folder
-    parameters = await _read_parameters(folder / "parameters.json")
-    part = folder / f".output.part-{parameters.digest()}"
-    await asyncio.to_thread(part.mkdir, exist_ok=True)
-    jobs = [
-        RowsJob(
-            scan=work.scan.id, parameters=str(folder / "parameters.json"), output=str(part), first=a, end=b
-        )
-        for a, b in parameters.shards
-    ]
+    output = work.task_folder / work.name("output")
+    parameters = await _read_parameters(work.parameter_file)
+    part = output.with_name(f".{output.name}.part-{parameters.digest()}")
+    await _stored(sync.make_folder, part)
+    target = {"scan": work.scan.id, "parameters": str(work.parameter_file), "output": str(part)}
+    jobs = [RowsJob(**target, first=first, end=end) for first, end in parameters.shards]
     outcomes = await _run_all(work.services.pool, jobs)
     shards: list[RowsResult] = [outcome.result for outcome in outcomes]
     seconds: dict[str, float] = {}
     for outcome in outcomes:
         for phase, value in outcome.seconds.items():
             seconds[phase] = round(seconds.get(phase, 0.0) + value, 6)
-    digest, size = await asyncio.to_thread(_finish_output, part, folder)
+    digest, size = await _stored(_finish_output, part, output)
     shown = work.result(Step.PREVIEW, Previewed).preview
     rows = [shard.end - shard.first for shard in shards]
     volume = Volume(
-        path="output/volume.h5",
+        path=f"{output.name}/volume.h5",
         shape=shown.volume_shape,
         dtype="float32",
         unit=shown.unit,
@@ -267,15 +274,15 @@ async def publish(work: Work) -> Published:
     shown = work.result(Step.PREVIEW, Previewed)
     built = work.result(Step.RECONSTRUCT, Reconstructed)
     made = datasets.Reconstruction(
-        parameters=await _read_parameters(folder / "parameters.json"),
+        parameters=await _read_parameters(work.parameter_file),
         preview=shown.preview,
         volume=built.volume,
-        files=await asyncio.to_thread(_result_files, folder, built.volume, shown),
+        files=await _stored(_result_files, work, built.volume, shown),
         finished_at=built.finished_at,
-        pictures=(await asyncio.to_thread(_picture, folder / shown.picture),),
+        pictures=(await _stored(_picture, folder / shown.picture),),
     )
     site, acquired = _site(work), _acquisition(work)
-    record = folder / "record.json"
+    record = folder / work.name("record", ".json")
     await asyncio.to_thread(sync.write_atomic, record, datasets.record(site, acquired, made))
     objects = datasets.derived_documents(site, acquired, made)
     prefix = objects[0].key.removesuffix("dataset")
@@ -345,11 +352,11 @@ def _bytes_in(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _finish_output(part: Path, folder: Path) -> tuple[str, int]:
+def _finish_output(part: Path, output: Path) -> tuple[str, int]:
     """Drop the shards' side-cars, take the volume's digest, let the output folder appear."""
     sync.remove_folder(part / "shards")
     digest, size = sync.digest_file(part / "volume.h5")
-    sync.replace_folder(part, folder / "output")
+    sync.replace_folder(part, output)
     return digest, size
 
 
@@ -397,10 +404,11 @@ def _acquisition(work: Work) -> Acquisition:
     )
 
 
-def _result_files(folder: Path, volume: Volume, shown: Previewed) -> Manifest:
+def _result_files(work: Work, volume: Volume, shown: Previewed) -> Manifest:
     """The files of a reconstruction, with digests; the volume's was taken when it was finished."""
-    names = [f"preview/{name}" for name in sorted({*shown.preview.pictures, "quality.json"})]
-    files = [_described(folder, volume.path, volume.digest), _described(folder, "parameters.json")]
+    folder, preview = work.task_folder, os.path.dirname(shown.picture)
+    names = [f"{preview}/{name}" for name in sorted({*shown.preview.pictures, "quality.json"})]
+    files = [_described(folder, volume.path, volume.digest), _described(folder, work.parameter_file.name)]
     files += [_described(folder, name) for name in names]
     return Manifest(folder=str(folder), files=tuple(files))
 
@@ -417,8 +425,16 @@ def _picture(path: Path) -> Picture:
 
 
 async def _read_parameters(path: Path) -> ParameterFile:
-    raw = await asyncio.to_thread(path.read_bytes)
+    raw = await _stored(path.read_bytes)
     return msgspec.json.decode(raw, type=ParameterFile)
+
+
+async def _stored(function: Callable[..., T], *args: object) -> T:
+    """Run work on shared storage in a thread; its errors are those of storage."""
+    try:
+        return await asyncio.to_thread(function, *args)
+    except OSError as exc:
+        raise sync.storage_error(exc, f"{exc.filename or 'shared storage'} cannot be used") from exc
 
 
 async def _write_json(path: Path, content: msgspec.Struct) -> None:

@@ -216,8 +216,8 @@ class Journal:
     def _update(self, scan: Scan, at: float) -> None:
         """What may change after a scan has entered. Its manifest, which can be long, is written once."""
         cursor = self._db.execute(
-            "UPDATE scans SET superseded = ?, overrides = ? WHERE id = ?",
-            (scan.superseded, _json(scan.overrides), scan.id),
+            "UPDATE scans SET superseded = ?, overrides = ?, run = ? WHERE id = ?",
+            (scan.superseded, _json(scan.overrides), scan.run, scan.id),
         )
         if cursor.rowcount != 1:
             raise JournalError(f"journal {self._path}: no scan {scan.id}")
@@ -323,6 +323,7 @@ def _scan(row: sqlite3.Row, steps: dict[Step, StepState]) -> Scan:
         verdict=msgspec.Raw(row["verdict"].encode()),
         superseded=bool(row["superseded"]),
         overrides=_overrides.decode(row["overrides"]),
+        run=row["run"],
         steps=steps,
     )
 

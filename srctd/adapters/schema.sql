@@ -17,6 +17,7 @@ CREATE TABLE scans (
     verdict      TEXT NOT NULL,                 -- JSON, with its evidence
     superseded   INTEGER NOT NULL DEFAULT 0,
     overrides    TEXT NOT NULL DEFAULT '{}',    -- JSON
+    run          INTEGER NOT NULL DEFAULT 1,    -- counts reconstructions that were published
     UNIQUE (path, revision)
 ) STRICT;
 

@@ -88,6 +88,8 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     """The file was rewritten; a later revision goes on in its place."""
     overrides: dict[str, bool | int | float | str | None] = {}
     """Parameter values that an operator gave."""
+    run: int = 1
+    """Counts the reconstructions whose results were published; each has files of its own."""
     steps: dict[Step, StepState] = {}
 
     def step(self, step: Step) -> StepState:
@@ -264,14 +266,29 @@ def _fail(scan: Scan, event: StepFailed) -> tuple[Scan, list[Command]]:
 
 
 def _release(scan: Scan, event: Released) -> tuple[Scan, list[Command]]:
-    again = {event.again, *dependents(event.again)} if event.again else set()
+    """Reset what is stuck and what is to be done again; nothing changes while any of that is running.
+
+    Published results stay as the catalogue describes them: doing them again is a new run, from SUBMIT on.
+    """
+    again = affected(scan, event.again)
+    if any(scan.step(step).status is Status.RUNNING for step in again):
+        return scan, []
+    if Step.RECONSTRUCT in again and scan.step(Step.PUBLISH).status is Status.DONE:
+        scan = msgspec.structs.replace(scan, run=scan.run + 1)
+        again |= affected(scan, Step.SUBMIT)
     scan = msgspec.structs.replace(scan, overrides={**scan.overrides, **event.overrides})
     for step in Step:
-        state = scan.step(step)
-        stuck = state.status in (Status.HELD, Status.RETRYING)
-        if stuck or (step in again and state.status is not Status.RUNNING):
+        if step in again or scan.step(step).status in (Status.HELD, Status.RETRYING):
             scan = _with(scan, step, StepState())
     return _start_ready(scan)
+
+
+def affected(scan: Scan, again: Step | None) -> frozenset[Step]:
+    """The steps that are done again if `again` is: itself and all that follow, as far as they began."""
+    if again is None:
+        return frozenset()
+    steps = {again, *dependents(again)}
+    return frozenset(step for step in steps if scan.step(step).status is not Status.WAITING)
 
 
 # --- the six stages ---------------------------------------------------------------------------------------

@@ -61,6 +61,14 @@ def finished(scan: Scan) -> Scan:
 # --- scans and steps --------------------------------------------------------------------------------------
 
 
+def test_overrides_and_run_survive(journal):
+    scan = entered(journal)
+    scan = msgspec.structs.replace(scan, overrides={"center": 3.5}, run=2)
+    journal.commit(scan, Released(scan="s"), NOW)
+    (found,) = journal.load()
+    assert (found.overrides, found.run) == ({"center": 3.5}, 2)
+
+
 def test_a_scan_comes_back_as_it_was(journal):
     scan = entered(journal, verdict=msgspec.Raw(b'{"state":"COMPLETE"}'), overrides={})
     scan = after(

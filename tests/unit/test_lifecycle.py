@@ -96,6 +96,27 @@ def test_release_from_a_step_redoes_it_and_all_that_follow() -> None:
     assert scan.step(Step.PUBLISH).status is Status.WAITING
 
 
+def test_published_results_are_never_done_over() -> None:
+    order = (Step.IDENTIFY, Step.CHECK, Step.SYNC, Step.SUBMIT, Step.PREVIEW, Step.RECONSTRUCT, Step.REGISTER)
+    scan = done(entered(), *order)
+    again, _ = advance(scan, Released(scan="s", again=Step.RECONSTRUCT))
+    assert again.run == 1, "nothing of the first run was published"
+    assert again.step(Step.PREVIEW).status is Status.DONE
+    scan = done(scan, Step.PUBLISH)
+    again, commands = advance(scan, Released(scan="s", again=Step.RECONSTRUCT))
+    assert again.run == 2
+    assert commands == [RunStep(scan="s", step=Step.SUBMIT)], "a new run needs a parameter file of its own"
+    again, commands = advance(scan, Released(scan="s", again=Step.PUBLISH))
+    assert again.run == 1
+    assert commands == [RunStep(scan="s", step=Step.PUBLISH)]
+
+
+def test_nothing_is_done_again_while_it_is_running() -> None:
+    scan = done(entered(), Step.IDENTIFY, Step.CHECK, Step.SYNC, Step.SUBMIT)
+    assert scan.step(Step.PREVIEW).status is Status.RUNNING
+    assert advance(scan, Released(scan="s", again=Step.SUBMIT, overrides={"center": 3.0})) == (scan, [])
+
+
 def test_an_end_that_comes_twice_or_late_changes_nothing() -> None:
     scan = done(entered(), Step.CHECK)
     again, commands = advance(scan, StepDone(scan="s", step=Step.CHECK, result=RESULT, seconds=9.0))
