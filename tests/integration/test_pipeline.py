@@ -249,8 +249,9 @@ def test_by_hand_makes_a_whole_folder_and_tells_of_it(scan, tmp_path):
         ROWS,
         90,
         "cpu",
-        str(output),
+        str(output / "volume.h5"),
     )
+    assert result["folder"] == str(output)
     assert result["peak_memory_bytes"] > 2**20
     assert {"axis", "transform", "total"} <= set(result["seconds"])
     assert all(0 <= line["done"] <= 1 for line in lines[:-1])

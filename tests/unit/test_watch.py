@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import needs
 import pytest
 
 from srctd.adapters.watch import FORGET_SECONDS, MOST_PROBLEMS, Candidate, Listing, Tracker, Watch
@@ -133,7 +134,7 @@ def test_a_folder_closed_to_the_daemon_is_a_problem_and_the_rest_is_listed():
         touch(folder, "closed/a.h5", "unreadable/b.h5", "open/c.h5")
         (folder / "closed").chmod(0)
         (folder / "unreadable").chmod(0o744)
-        with as_nobody():
+        with needs.as_nobody():
             listing = look(folder)
         (folder / "closed").chmod(0o755)
         assert names(listing, folder) == ["open/c.h5"]
@@ -141,19 +142,6 @@ def test_a_folder_closed_to_the_daemon_is_a_problem_and_the_rest_is_listed():
             f"{folder}/closed: cannot be looked at: Permission denied; let the daemon's user read it",
             f"{folder}/unreadable/b.h5: cannot be looked at: Permission denied; let the daemon's user read it",
         ]
-
-
-class as_nobody:
-    """Root may read everything, so root becomes somebody else for a while."""
-
-    def __enter__(self) -> None:
-        self.root = os.geteuid() == 0
-        if self.root:
-            os.seteuid(65534)
-
-    def __exit__(self, *exc: object) -> None:
-        if self.root:
-            os.seteuid(0)
 
 
 def test_problems_are_bounded(tmp_path):
