@@ -56,6 +56,7 @@ class Answers:
             raise BadRequest(f"limit = {limit!r} is no number of scans")
         scans = view.newest(self._engine.scans.values(), limit)
         section = self._config.catalog
+        arrivals = list(self._intake.arrivals.values())
         return {
             "daemon": view.daemon_facts(self._started_at),
             "roots": [
@@ -66,7 +67,8 @@ class Answers:
                 view.scan_row(scan, jobs.get(scan.id) or self._pool.jobs_of(scan.id)) for scan in scans
             ],
             "scans_total": len(self._engine.scans),
-            "arriving": [view.arrival_row(arrival) for arrival in self._intake.arrivals.values()],
+            "arriving": [view.arrival_row(arrival) for arrival in arrivals if not arrival.foreign],
+            "foreign_total": sum(arrival.foreign for arrival in arrivals),
             "workers": self._pool.workers(),
             "pool": self._pool.counters(),
             "catalog": {

@@ -77,6 +77,7 @@ class Engine:
         steps: Mapping[Step, StepFunction] = STEPS,
     ) -> None:
         self.scans: dict[str, Scan] = {}
+        self._latest: dict[str, str] = {}  # path -> scan
         self._journal = journal
         self._thread = thread
         self._services = services
@@ -93,7 +94,7 @@ class Engine:
     def load(self, scans: Iterable[Scan]) -> None:
         """Take over the journal's scans; each goes on where it was."""
         for scan in sorted(scans, key=lambda scan: scan.completed_at):
-            self.scans[scan.id] = scan
+            self._keep(scan)
             if not scan.done and not scan.superseded:
                 self.tell(Recovered(scan=scan.id))
 
@@ -103,8 +104,13 @@ class Engine:
 
     def latest(self, path: str) -> Scan | None:
         """The newest revision of the scan at a path."""
-        found = [scan for scan in self.scans.values() if scan.path == path]
-        return max(found, key=lambda scan: scan.revision, default=None)
+        return self.scans.get(self._latest.get(path, ""))
+
+    def _keep(self, scan: Scan) -> None:
+        self.scans[scan.id] = scan
+        newest = self.latest(scan.path)
+        if newest is None or scan.revision > newest.revision:
+            self._latest[scan.path] = scan.id
 
     def running(self, scan: str) -> frozenset[Step]:
         """Steps of a scan that are being carried out now."""
@@ -166,7 +172,7 @@ class Engine:
         """Let the event happen: decide, make it durable, tell the feed."""
         scan, commands = advance(self.scans.get(event.scan), event)
         sequence = await self._thread.call(self._journal.commit, scan, event, time.time())
-        self.scans[scan.id] = scan
+        self._keep(scan)
         self._publish(_topic(event), {"sequence": sequence, **_summary(scan, event)})
         return commands
 

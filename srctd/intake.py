@@ -48,6 +48,11 @@ class Arrival:
     """Monotonic; a piece that is missing may come without a change of this file."""
     verdict: Verdict | None = None
 
+    @property
+    def foreign(self) -> bool:
+        """Whether it was found to be no tomography."""
+        return self.verdict is not None and self.verdict.state is State.FOREIGN
+
 
 class Intake:
     """Watches the roots and tells the engine of scans that are complete."""
