@@ -46,10 +46,9 @@ LOOKS = 8
 """Whole frames of each kind that are read, at most, to see at which heights there is a sample."""
 LOOK_ROWS = 256
 """About so many of their rows are looked at."""
-SECTION_ROWS = 320
+SECTION_PIXELS = 320
 SECTION_ANGLES = 500
-SECTION_COLUMNS = 640
-"""About so many rows, angles and columns make a section: more would not show in a picture of this size."""
+"""A section has so many rows and columns at most, and about so many angles: more would not show in its picture."""
 BATCH_ROWS = 64
 """Rows of a section worked on at once, where memory allows."""
 STRIP_WIDTH = 256
@@ -179,9 +178,9 @@ class _Preview:
 
     def _sections(self, axis: float, checkpoint: Checkpoint) -> tuple[Panel, Panel]:
         """The volume cut along x and along y, from some of the rows and angles."""
-        every_row = -(-(self._end - self._first) // SECTION_ROWS)
+        binning = -(-self._spec.shape[2] // SECTION_PIXELS)
+        every_row = max(binning, -(-(self._end - self._first) // SECTION_PIXELS))
         every_angle = max(1, len(self._angles) // SECTION_ANGLES)
-        binning = max(1, self._spec.shape[2] // SECTION_COLUMNS)
         angles = self._angles[::every_angle]
         transform = plan_transform(
             self._parameters, self._reader, angles, axis, self._resources.threads, binning
