@@ -4,7 +4,9 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from srctd import view
 from srctd.adapters import space
@@ -19,8 +21,19 @@ from srctd.intake import Intake
 
 STATUS_SCANS = 50
 
-Request = dict[str, Any]
 Answer = dict[str, Any]
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be asked; unknown fields are ignored."""
+
+    cmd: str
+    scan: str = ""
+    """Identifier, path or file name."""
+    step: Step | None = None
+    set: tuple[str, ...] = ()
+    """KEY=VALUE each."""
+    limit: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = STATUS_SCANS
 
 
 class Answers:
@@ -42,19 +55,19 @@ class Answers:
             "retry": self._retry,
         }
 
-    async def answer(self, request: Request) -> Answer:
-        """One request of the control socket; raises `BadRequest` for what cannot be answered."""
-        command = request.get("cmd")
-        if not isinstance(command, str) or command not in self._commands:
-            raise BadRequest(f"unknown command {command!r}", hint=f"known: {', '.join(self._commands)}")
-        return await self._commands[command](request)
+    async def answer(self, fields: dict[str, Any]) -> Answer:
+        """Answer one request of the control socket; raises `BadRequest` for what cannot be answered."""
+        try:
+            request = msgspec.convert(fields, Request)
+        except msgspec.ValidationError as exc:
+            raise BadRequest(f"the request is not of its form: {exc}") from exc
+        if request.cmd not in self._commands:
+            raise BadRequest(f"unknown command {request.cmd!r}", hint=f"known: {', '.join(self._commands)}")
+        return await self._commands[request.cmd](request)
 
     async def _status(self, request: Request) -> Answer:
         jobs = self._pool.progress()
-        limit = request.get("limit", STATUS_SCANS)
-        if not isinstance(limit, int) or limit < 0:
-            raise BadRequest(f"limit = {limit!r} is no number of scans")
-        scans = view.newest(self._engine.scans.values(), limit)
+        scans = view.newest(self._engine.scans.values(), request.limit)
         section = self._config.catalog
         arrivals = list(self._intake.arrivals.values())
         return {
@@ -87,7 +100,7 @@ class Answers:
         return view.scan_details(scan, self._pool.jobs_of(scan.id))
 
     async def _why(self, request: Request) -> Answer:
-        name = str(request.get("scan", ""))
+        name = request.scan
         for path, arrival in self._intake.arrivals.items():
             if name in (path, os.path.basename(path), Path(path).stem):
                 return {"scan": path, "sentences": view.why_arriving(arrival)}
@@ -96,14 +109,10 @@ class Answers:
 
     async def _retry(self, request: Request) -> Answer:
         scan = self._named(request)
-        settings = request.get("set", [])
-        if not isinstance(settings, list):
-            raise BadRequest(f"set = {settings!r} is no list of KEY=VALUE")
-        overrides = dict(parse_setting(str(setting)) for setting in settings)
-        step = request.get("step") or (str(Step.SUBMIT) if overrides else None)
-        if step is not None and step not in list(Step):
-            raise BadRequest(f"unknown step {step!r}", hint=f"one of {', '.join(Step)}")
-        again = Step(step) if step else None
+        overrides = dict(parse_setting(setting) for setting in request.set)
+        again = request.step or (Step.SUBMIT if overrides else None)
+        if scan.superseded:
+            raise BadRequest(f"{scan.id} was superseded by a later revision", hint="name that one")
         if again is None and scan.done:
             raise BadRequest(f"{scan.id} is done", hint="name a step to do again: --step reconstruct")
         busy = [step for step in affected(scan, again) if scan.step(step).status is Status.RUNNING]
@@ -116,7 +125,7 @@ class Answers:
 
     def _named(self, request: Request) -> Scan:
         """The scan that is meant: by identifier, by path, or by file name; the newest where several fit."""
-        name = str(request.get("scan", ""))
+        name = request.scan
         scans = sorted(self._engine.scans.values(), key=lambda scan: scan.completed_at, reverse=True)
         for scan in scans:
             if name in (scan.id, scan.path, os.path.basename(scan.path), Path(scan.path).stem):

@@ -105,9 +105,7 @@ def _parameters(asked: ByHand) -> ParameterFile:
         notes=header.notes,
         software=f"srctd {__version__}",
     )
-    first, end = parameters.rows(header.n_rows)
-    if first >= end:
-        raise ConfigError(f"{path}: rows {first} to {end} are none of its {header.n_rows} rows")
+    first, end = recipe.fitting_rows(parameters, path, header)
     return msgspec.structs.replace(parameters, shards=plan.shards(first, end, 1, per_worker=1))
 
 

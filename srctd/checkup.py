@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from srctd.adapters import space
-from srctd.config import Config, load_recipes
+from srctd.config import Config, load_recipes, read_secret
 from srctd.core.endpoints import require_local
 from srctd.daemon import local_workers
 
@@ -64,5 +64,7 @@ def _catalog(config: Config) -> Finding:
     if section.embedded:
         return Finding(True, "starts the embedded catalogue and posts to it")
     if section.url:
+        read_secret(section.password_file, "catalog.password_file")
+        read_secret(section.token_file, "catalog.token_file")
         return Finding(True, f"posts to {section.url} as {section.username or 'the holder of a token'}")
     return Finding(False, "posts to no catalogue: catalog.url is empty and catalog.embedded is false")

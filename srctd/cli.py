@@ -154,7 +154,10 @@ def _check(options: argparse.Namespace) -> int:
 
 def _ask(options: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
     endpoint = options.endpoint or _configured(options).control.endpoint
-    answer = control_client.request(endpoint, request, timeout_seconds=5.0)
+    try:
+        answer = control_client.request(endpoint, request, timeout_seconds=5.0)
+    except UnicodeEncodeError as exc:
+        raise HoldError(f"{exc.object!r} is no text", hint="name the scan by its identifier") from exc
     if not answer.get("ok", True):
         raise HoldError(answer["error"]["sentence"])
     return answer

@@ -6,6 +6,7 @@ Reading it touches nothing but the file itself. Every adapter is given its own s
 import difflib
 import os
 import re
+import string
 import sysconfig
 from pathlib import Path
 from typing import Any, Literal
@@ -267,12 +268,31 @@ def _check_values(path: str, config: Config) -> None:
             )
     _positive(path, config)
     for i, rule in enumerate(config.accounts):
-        try:
-            re.compile(rule.pattern)
-        except re.error as exc:
-            raise ConfigError(
-                f"{path}: accounts[{i}].pattern = {rule.pattern!r} is no regular expression: {exc}"
-            ) from exc
+        _check_account(f"{path}: accounts[{i}]", rule)
+    endpoints = [*config.pool_endpoints, config.control.endpoint, config.control.feed_endpoint]
+    for endpoint in endpoints:
+        if endpoints.count(endpoint) > 1:
+            raise ConfigError(f"{path}: endpoint {endpoint!r} is given twice", hint="each needs its own")
+
+
+def _check_account(where: str, rule: AccountRule) -> None:
+    try:
+        known = re.compile(rule.pattern).groupindex
+    except re.error as exc:
+        raise ConfigError(f"{where}.pattern = {rule.pattern!r} is no regular expression: {exc}") from exc
+    for name in ("account", "owner", "owner_group", "access_groups", "email", "proposal"):
+        value = getattr(rule, name)
+        for text in (value,) if isinstance(value, str) else value:
+            try:
+                fields = [field for _, field, _, _ in string.Formatter().parse(text) if field is not None]
+            except ValueError as exc:
+                raise ConfigError(f"{where}.{name} = {text!r}: {exc}", hint="write {{ for a brace") from exc
+            for field in fields:
+                if field not in known:
+                    raise ConfigError(
+                        f"{where}.{name} = {text!r}: the pattern has no group {field!r}",
+                        hint=f"known: {', '.join(known) or 'none'}",
+                    )
 
 
 def _positive(path: str, config: Config) -> None:
@@ -280,6 +300,9 @@ def _positive(path: str, config: Config) -> None:
         ("pool.lease_seconds", config.pool.lease_seconds),
         ("daemon.stop_grace_seconds", config.daemon.stop_grace_seconds),
         ("daemon.copies_at_once", config.daemon.copies_at_once),
+    ]
+    numbers += [
+        (f"daemon.step_timeout_seconds.{k}", v) for k, v in config.daemon.step_timeout_seconds.items()
     ]
     for i, root in enumerate(config.watch):
         numbers += [

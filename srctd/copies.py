@@ -9,7 +9,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from srctd.adapters import space, sync
+from srctd.adapters import sync
+from srctd.adapters.space import SharedStorage
 from srctd.core.errors import StorageUnavailable
 from srctd.core.scan import Manifest
 
@@ -17,9 +18,9 @@ from srctd.core.scan import Manifest
 class Copies:
     """At most so many copies at once."""
 
-    def __init__(self, at_once: int, shared: str, reserve_bytes: int) -> None:
+    def __init__(self, at_once: int, storage: SharedStorage, reserve_bytes: int) -> None:
         self._places = asyncio.Semaphore(at_once)
-        self._shared = shared
+        self._storage = storage
         self._reserve = reserve_bytes
         self._ahead: dict[str, tuple[Manifest, asyncio.Task[Manifest]]] = {}
 
@@ -62,8 +63,7 @@ class Copies:
         if before is not None:  # two copies must not write into one folder
             await asyncio.wait([before])
         async with self._places:
-            await asyncio.to_thread(space.require_folder, self._shared, "storage.shared")
-            await asyncio.to_thread(space.require, self._shared, manifest.size, self._reserve, manifest.main)
+            await asyncio.to_thread(self._storage.require, manifest.size, self._reserve, manifest.main)
             return await _interruptible(sync.copy, manifest.folder, manifest.files, part)
 
 

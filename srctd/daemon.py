@@ -21,6 +21,7 @@ from srctd.adapters.control import Control
 from srctd.adapters.journal import Journal, OutboxObject
 from srctd.adapters.pool import Pool
 from srctd.adapters.service import Service
+from srctd.adapters.space import SharedStorage
 from srctd.answers import Answers
 from srctd.catalogd.app import password_file
 from srctd.catalogd.auth import ADMIN, create_admin
@@ -91,7 +92,8 @@ class Daemon:
         )
         self._catalog_url = _embedded_url(config) if config.catalog.embedded else config.catalog.url
         reserve = int(config.storage.reserve_gigabytes * GIGABYTE)
-        copies = Copies(config.daemon.copies_at_once, config.storage.shared, reserve)
+        storage = SharedStorage(config.storage.shared, str(state / "storage"))
+        copies = Copies(config.daemon.copies_at_once, storage, reserve)
         services = Services(
             config=config,
             recipes=load_recipes(config.recipes),
@@ -99,6 +101,7 @@ class Daemon:
             catalog=self._catalog(),
             outbox=Outbox(self.journal, self._thread),
             reader=self._reader,
+            storage=storage,
             copies=copies,
         )
         timeouts = {**STEP_TIMEOUTS, **config.daemon.step_timeout_seconds}
@@ -108,6 +111,8 @@ class Daemon:
 
     async def run(self) -> None:
         """Serve until a signal; raises what ends the process."""
+        for endpoint in (*self.config.pool_endpoints, self.config.control.endpoint):
+            _refuse_taken(endpoint)
         self.pool.bind()
         self.control.bind()
         loop = asyncio.get_running_loop()
@@ -138,7 +143,7 @@ class Daemon:
         finally:
             self.pool.close()
             self.control.close()
-            self._reader.close()
+            await asyncio.to_thread(self._reader.close)
             self._thread.close()
             self.journal.close()
         log.info("daemon.stopped")
@@ -240,9 +245,26 @@ def run(config: Config) -> None:
 
     async def go() -> None:
         await Daemon(config).run()
+        # Everything is journaled and closed. A thread that hangs on a dead server must not keep the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(go())
+
+
+def _refuse_taken(endpoint: str) -> None:
+    """Raise `ConfigError` if somebody serves an ipc endpoint: ZeroMQ would take it away from them."""
+    scheme, _, path = endpoint.partition("://")
+    if scheme != "ipc":
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        try:
+            caller.connect(path)
+        except OSError:
+            return
+    raise ConfigError(f"endpoint {endpoint!r} is served by another process", hint="is another srctd running?")
 
 
 def _make_folder(path: Path, key: str) -> None:
@@ -256,13 +278,14 @@ def _embedded_url(config: Config) -> str:
     """URL of the embedded catalogue; a free port is chosen once and kept."""
     port = config.catalog.embedded_port
     kept = Path(config.daemon.state_directory) / "catalog.port"
-    if not port and kept.exists():
-        port = int(kept.read_text())
     if not port:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        kept.write_text(str(port))
+        with contextlib.suppress(OSError, ValueError):
+            port = int(kept.read_text(encoding="ascii"))
+    if not 0 < port < 65536:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        sync.write_atomic(kept, str(port).encode())
     return f"http://127.0.0.1:{port}"
 
 

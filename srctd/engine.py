@@ -36,6 +36,8 @@ from srctd.steps import STEPS, Services, StepFunction, Work
 
 log = structlog.get_logger()
 T = TypeVar("T")
+LAST_SECONDS = 2.0
+"""For canceled steps; a thread that hangs on a dead file server is left behind."""
 AT_WORKERS = frozenset({Step.PREVIEW, Step.RECONSTRUCT})
 
 
@@ -148,7 +150,8 @@ class Engine:
             _, late = await asyncio.wait(tasks, timeout=grace_seconds)
             for task in late:
                 task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            if late:
+                await asyncio.wait(late, timeout=LAST_SECONDS)
         while not self._events.empty():
             await self.happen(self._events.get_nowait())
         async with self._one_at_a_time:  # the last one may still be on its way to the journal

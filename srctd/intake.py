@@ -22,7 +22,7 @@ from srctd.copies import Copies
 from srctd.core import completion
 from srctd.core.completion import Probe, State, Verdict
 from srctd.core.errors import HoldError
-from srctd.core.lifecycle import Completed, Scan, Superseded
+from srctd.core.lifecycle import Completed, Scan, Step, Superseded
 from srctd.core.scan import FileEntry, Manifest, scan_id, task_name
 from srctd.engine import Engine
 from srctd.formats.isolated import IsolatedReader
@@ -31,6 +31,8 @@ from srctd.steps import part_folder
 log = structlog.get_logger()
 
 SHORTEST_PAUSE_SECONDS = 0.02
+ROUND_SECONDS = 1.0
+"""After so long a round is broken off and the folders are listed again: there may be something newer."""
 DEBOUNCE_SECONDS = 0.1
 """A detector that writes 1,000 files a second rings as often; a look serves them all."""
 
@@ -68,6 +70,7 @@ class Intake:
         self._copies = copies
         self._tracker = Tracker()
         self._bell = asyncio.Event()
+        self._pieces: dict[str, tuple[str, ...]] = {}  # held scan's path -> files it waits for
 
     async def run_forever(self) -> None:
         """Watch first, then list, and list again: whenever the bell rings, a verdict may change, or time is up."""
@@ -100,10 +103,15 @@ class Intake:
         candidates = [candidate for _, listing in listings for candidate in listing.candidates]
         observed = {seen.candidate.path: seen for seen in self._tracker.observe(candidates, time.monotonic())}
         self.arrivals = {path: arrival for path, arrival in self.arrivals.items() if path in observed}
+        self._pieces = {path: pieces for path, pieces in self._pieces.items() if path in observed}
         pause = min(root.listing_seconds for root in self._roots)
+        until = time.monotonic() + ROUND_SECONDS
         for root, listing in listings:
             self._note_problems(root, listing)
-            for candidate in listing.candidates:
+            # A thousand new files must not keep the newest one waiting; file times only set the order.
+            for candidate in sorted(listing.candidates, key=lambda candidate: -candidate.mtime_ns):
+                if time.monotonic() > until:
+                    return 0.0
                 pause = min(pause, await self._look_at(observed[candidate.path], root))
         return pause
 
@@ -117,7 +125,8 @@ class Intake:
         """Judge one file; return after how many seconds a look may say something new."""
         path = seen.candidate.path
         known = self._engine.latest(path)
-        if known and not known.superseded and _unchanged(known, seen.candidate):
+        same = known is not None and not known.superseded and _unchanged(known, seen.candidate)
+        if known and same and not await self._piece_came(known):
             self.arrivals.pop(path, None)
             return root.listing_seconds
         arrival = self.arrivals.get(path)
@@ -133,6 +142,20 @@ class Intake:
         if seen.quiet_seconds < half and arrival.probed is None:
             return half - seen.quiet_seconds
         return await self._judge(arrival, seen, root, known)
+
+    async def _piece_came(self, known: Scan) -> bool:
+        """Whether an external file, for want of which a scan is held, is there now."""
+        if known.held is not Step.CHECK:
+            self._pieces.pop(known.path, None)
+            return False
+        wanted = self._pieces.get(known.path)
+        if wanted is None:
+            probed = await asyncio.to_thread(self._reader.probe, known.path)
+            stalled = msgspec.json.decode(known.verdict, type=Verdict).state is State.STALLED
+            came = stalled and probed.readable and not probed.missing
+            wanted = probed.references if came else await asyncio.to_thread(_missing, probed.references)
+            self._pieces[known.path] = wanted
+        return len(await asyncio.to_thread(_missing, wanted)) < len(wanted)
 
     async def _judge(self, arrival: Arrival, seen: Observed, root: WatchSection, known: Scan | None) -> float:
         now = time.monotonic()
@@ -185,6 +208,7 @@ class Intake:
             completed_at=now,
             verdict=msgspec.Raw(msgspec.json.encode(verdict)),
         )
+        self._pieces.pop(path, None)
         log.info("scan.completed", scan=scan.id, path=path, bytes=manifest.size, reason=verdict.reason)
         del self.arrivals[path]
         await self._engine.happen(Completed(scan=scan.id, entered=scan))
@@ -195,6 +219,19 @@ class Intake:
         name = task_name(path, now)
         names = (name if n == 1 else f"{name}-{n}" for n in range(1, len(taken) + 2))
         return next(name for name in names if name not in taken)
+
+
+def _missing(paths: Sequence[str]) -> tuple[str, ...]:
+    return tuple(path for path in paths if not os.path.exists(path))
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can stand in JSON; the listing sees to that for the files themselves."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _next_revision(known: Scan | None) -> int:
@@ -221,7 +258,7 @@ def _manifest(candidate: Candidate, references: Sequence[str]) -> Manifest | Non
     files: list[FileEntry] = []
     for path in (candidate.path, *references):
         relative = os.path.relpath(path, folder)
-        if relative.startswith("..") or not relative.isprintable():  # undecodable names are no text for JSON
+        if relative.startswith("..") or not _is_text(relative):
             continue
         try:
             stat = os.stat(path)

@@ -18,7 +18,8 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from srctd import __version__
-from srctd.adapters import space, sync
+from srctd.adapters import sync
+from srctd.adapters.space import SharedStorage
 from srctd.config import AccountRule, Config
 from srctd.copies import Copies
 from srctd.core import datasets, plan, recipe
@@ -102,6 +103,7 @@ class Services:
     catalog: CatalogPort | None
     outbox: OutboxPort
     reader: IsolatedReader
+    storage: SharedStorage
     copies: Copies
 
 
@@ -153,8 +155,7 @@ async def check(work: Work) -> Checked:
     to_copy = 0 if in_place else work.scan.manifest.size - await asyncio.to_thread(_bytes_in, part)
     needed = header.volume_bytes + max(0, to_copy)
     reserve = int(storage.reserve_gigabytes * GIGABYTE)
-    await asyncio.to_thread(space.require_folder, storage.shared, "storage.shared")
-    await asyncio.to_thread(space.require, storage.shared, needed, reserve, f"scan {work.scan.id}")
+    await asyncio.to_thread(work.services.storage.require, needed, reserve, f"scan {work.scan.id}")
     return Checked(header=header, in_place=in_place, bytes_needed=needed)
 
 
@@ -190,12 +191,7 @@ async def submit(work: Work) -> Submitted:
         notes=header.notes,
         software=SOFTWARE,
     )
-    first, end = parameters.rows(header.n_rows)
-    if first >= end:
-        raise HoldError(
-            f"{work.scan.path}: rows {first} to {end} are none of its {header.n_rows} rows",
-            hint="correct first_row and end_row",
-        )
+    first, end = recipe.fitting_rows(parameters, work.scan.path, header)
     shards = plan.shards(first, end, work.services.pool.worker_count())
     parameters = msgspec.structs.replace(parameters, shards=shards)
     path = work.parameter_file

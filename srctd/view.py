@@ -109,9 +109,10 @@ def daemon_facts(started_at: float) -> dict[str, Any]:
 
 
 def newest(scans: Iterable[Scan], limit: int) -> list[Scan]:
-    """The last scans to complete, newest first; those that are not done are always among them."""
+    """The last scans to complete, newest first, and older ones that are not done, as many again."""
     ordered = sorted(scans, key=lambda scan: scan.completed_at, reverse=True)
-    return [scan for n, scan in enumerate(ordered) if n < limit or not (scan.done or scan.superseded)]
+    undone = [scan for scan in ordered[limit:] if not (scan.done or scan.superseded)]
+    return ordered[:limit] + undone[:limit]
 
 
 def _stuck(scan: Scan) -> Step | None:

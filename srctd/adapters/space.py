@@ -1,6 +1,7 @@
 """Free space on a file system, asked before anything is written."""
 
 import os
+import uuid
 
 from srctd.core.errors import NoSpace, NotPermitted, StorageUnavailable
 
@@ -12,17 +13,6 @@ def free_bytes(path: str | os.PathLike[str]) -> int:
     """
     stat = os.statvfs(_existing(path))
     return stat.f_bavail * stat.f_frsize
-
-
-def require_folder(path: str | os.PathLike[str], what: str) -> None:
-    """Raise `StorageUnavailable` unless the folder is there; `what` names it in the sentence.
-
-    It is never made: where a mount is missing, that would fill the disk below it.
-    """
-    if not os.path.isdir(path):
-        raise StorageUnavailable(
-            f"{what} = {os.fspath(path)!r} is not there", hint="is the file system mounted?"
-        )
 
 
 def require(path: str | os.PathLike[str], needed: int, reserve: int, what: str) -> None:
@@ -71,3 +61,66 @@ def _mount(path: str) -> str:
 def _gigabytes(count: int) -> str:
     """`12.3 GB`; three more digits below one gigabyte."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e9:.4f} GB"
+
+
+class SharedStorage:
+    """Shared storage that may be gone while its mount point is still there.
+
+    The first use leaves a marker file on it and notes the marker's text in the state directory. From then on the
+    marker must be found before anything is written: an empty mount point would fill the disk below it, and
+    what is written there is hidden once the file system is back.
+    """
+
+    MARKER = ".srctd-storage"
+
+    def __init__(self, path: str, note: str) -> None:
+        """`note`: the file in the state directory that says which marker belongs to `path`."""
+        self.path = path
+        self._note = note
+
+    def require(self, needed: int, reserve: int, what: str) -> None:
+        """As `space.require`, on this storage; raises `StorageUnavailable` as well where it is not there."""
+        self._require_marker()
+        require(self.path, needed, reserve, what)
+
+    def _require_marker(self) -> None:
+        if not os.path.isdir(self.path):
+            raise self._gone("is not there")
+        found = _text_of(os.path.join(self.path, self.MARKER))
+        noted = _text_of(self._note).partition(" ")[::2]
+        if noted[1] != self.path or not noted[0]:  # the first use, or another path than before
+            found = found or self._mark()
+            _write_text(self._note, f"{found} {self.path}")
+        elif found != noted[0]:
+            raise self._gone(f"has no marker {self.MARKER} of this daemon")
+
+    def _mark(self) -> str:
+        text = uuid.uuid4().hex
+        _write_text(os.path.join(self.path, self.MARKER), text)
+        return text
+
+    def _gone(self, how: str) -> StorageUnavailable:
+        hint = f"is the file system mounted? If it was replaced for good, remove {self._note}"
+        return StorageUnavailable(f"storage.shared = {self.path!r} {how}", hint=hint)
+
+
+def _text_of(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _write_text(path: str, text: str) -> None:
+    try:
+        growing = f"{path}.part"
+        with open(growing, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(growing, path)
+    except PermissionError as exc:
+        raise NotPermitted(f"{path} cannot be written", hint="let the daemon's user write there") from exc
+    except OSError as exc:
+        raise StorageUnavailable(f"{path} cannot be written: {exc.strerror}") from exc

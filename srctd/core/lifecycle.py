@@ -273,7 +273,7 @@ def _release(scan: Scan, event: Released) -> tuple[Scan, list[Command]]:
     again = affected(scan, event.again)
     if any(scan.step(step).status is Status.RUNNING for step in again):
         return scan, []
-    if Step.RECONSTRUCT in again and scan.step(Step.PUBLISH).status is Status.DONE:
+    if Step.RECONSTRUCT in again and scan.step(Step.PUBLISH).status is not Status.WAITING:
         scan = msgspec.structs.replace(scan, run=scan.run + 1)
         again |= affected(scan, Step.SUBMIT)
     scan = msgspec.structs.replace(scan, overrides={**scan.overrides, **event.overrides})

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from srctd.core.errors import ConfigError
+from srctd.core.errors import ConfigError, HoldError
 from srctd.core.scan import ScanHeader
 
 Value = bool | int | float | str | None
@@ -298,6 +298,23 @@ def resolve(header: ScanHeader, recipe: Recipe, overrides: Mapping[str, Value]) 
         else:
             resolved[name] = Parameter(value=spec.default, unit=spec.unit)
     return resolved
+
+
+def fitting_rows(parameters: ParameterFile, path: str, header: ScanHeader) -> tuple[int, int]:
+    """Row range (first, end) to reconstruct; raises `HoldError` where rows or axis lie outside the detector."""
+    first, end = parameters.rows(header.n_rows)
+    if first >= end:
+        raise HoldError(
+            f"{path}: rows {first} to {end} are none of its {header.n_rows} rows",
+            hint="correct first_row and end_row",
+        )
+    center = None if parameters.value("center") is None else parameters.number("center")
+    if center is not None and not 0 <= center <= header.n_columns - 1:
+        raise HoldError(
+            f"{path}: center = {center:g} lies outside its columns 0 to {header.n_columns - 1}",
+            hint="give the column of the rotation axis, or leave it to be estimated",
+        )
+    return first, end
 
 
 def parse_setting(text: str) -> tuple[str, Value]:

@@ -100,7 +100,10 @@ class IsolatedReader:
             return did
 
     def close(self) -> None:
-        """End the helper."""
+        """End the helper, also one that hangs: whoever waits for it is told at once."""
+        helper = self._helper
+        if helper is not None:
+            helper.kill()
         with self._lock:
             self._close()
 
@@ -133,7 +136,12 @@ class _Helper:
         answer: _Answer = msgspec.json.decode(self._pipe.recv_bytes(), type=_Answer)
         return answer
 
+    def kill(self) -> None:
+        """End the process; the pipe then says so."""
+        self._process.kill()
+
     def end(self) -> None:
+        """End the process and wait for it."""
         self._process.kill()
         self._process.wait()
         self._pipe.close()

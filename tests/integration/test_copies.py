@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import xxhash
 
+from srctd.adapters.space import SharedStorage
 from srctd.copies import Copies
 from srctd.core.errors import SourceChanged
 from srctd.core.scan import FileEntry, Manifest
@@ -36,7 +37,7 @@ def part(tmp_path: Path) -> Path:
 
 def play(tmp_path: Path, scenario: Callable[[Copies], Coroutine[Any, Any, None]]) -> None:
     async def stage() -> None:
-        await scenario(Copies(2, str(tmp_path / "shared"), 0))
+        await scenario(Copies(2, SharedStorage(str(tmp_path / "shared"), str(tmp_path / "note")), 0))
 
     asyncio.run(stage())
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -265,3 +267,75 @@ def test_any_language_may_ask_and_rubbish_is_counted(tmp_path: Path) -> None:
                     rude.send(rubbish)
         site.until(lambda: site.ask("status")["pool"]["rubbish"] >= 5, "rubbish is counted")
         assert site.ask("status")["ok"] is True
+
+
+def test_strange_requests_are_refused_and_the_daemon_lives_on(small_scan: Path, tmp_path: Path) -> None:
+    with running(Site(tmp_path)) as site:
+        shutil.copyfile(small_scan, site.detector / "a.nxs")
+        scan = site.scan()["scan"]
+        strange = [None, 7, [scan], NESTED, {"a": 1}, "x" * 10_000, True]
+        for value in strange:
+            for request in (
+                {"cmd": value},
+                {"cmd": "scan", "scan": value},
+                {"cmd": "retry", "scan": value},
+                {"cmd": "retry", "scan": scan, "set": value},
+                {"cmd": "retry", "scan": scan, "set": [value]},
+                {"cmd": "retry", "scan": scan, "step": value},
+                {"cmd": "status", "limit": value},
+            ):
+                answer = ask_raw(site, request)
+                if not answer["ok"]:
+                    assert answer["error"]["sentence"]
+        site.until(lambda: site.ask("scan", scan=scan)["state"] == "done", "it is done")
+        assert site.ask("status")["scans_total"] == 1
+
+
+NESTED = "an object so deep that the decoder just takes it"
+
+
+def ask_raw(site: Site, request: dict[str, Any]) -> dict[str, Any]:
+    with zmq.Context() as context, context.socket(zmq.REQ) as asker:
+        asker.setsockopt(zmq.LINGER, 0)
+        asker.connect(site.endpoint)
+        asker.send(
+            json.dumps(request).encode().replace(f'"{NESTED}"'.encode(), b'{"a":' * 979 + b"1" + b"}" * 979)
+        )
+        assert asker.poll(10_000, zmq.POLLIN), site.tail()
+        answer: dict[str, Any] = json.loads(asker.recv())
+        return answer
+
+
+@pytest.mark.parametrize("name", ["scan\u3000001.nxs", "a\u00a0b.nxs", "Größe 1 (2)%.nxs", "\u202escan.nxs"])
+def test_any_name_that_is_text_is_a_scans_name(name: str, small_scan: Path, tmp_path: Path) -> None:
+    with running(Site(tmp_path)) as site:
+        shutil.copyfile(small_scan, site.detector / name)
+        scan = site.scan()
+        assert (Path(scan["folder"]) / "input" / name).is_file()
+        assert site.stop() == 0
+
+
+def test_an_external_file_that_comes_late_releases_the_scan(small_scan: Path, tmp_path: Path) -> None:
+    with running(Site(tmp_path, stalled_seconds=1.0)) as site:
+        with h5py.File(small_scan, "r") as whole, h5py.File(tmp_path / "raw.h5x", "w") as raw:
+            raw["frames"] = whole["/entry/instrument/detector/data"][()]
+        shutil.copyfile(small_scan, tmp_path / "master.nxs")
+        with h5py.File(tmp_path / "master.nxs", "r+") as master:
+            del master["/entry/instrument/detector/data"], master["/entry/data/data"]
+            master["/entry/instrument/detector/data"] = h5py.ExternalLink("raw.h5x", "frames")
+        shutil.copyfile(tmp_path / "master.nxs", site.detector / "master.nxs")
+        assert "raw.h5x" in site.scan("held")["reason"]
+        shutil.copyfile(tmp_path / "raw.h5x", site.detector / "raw.h5x")
+        scan = site.scan("done")
+        assert left_in(Path(scan["folder"]) / "input") == {"master.nxs", "raw.h5x"}
+
+
+def test_a_second_daemon_does_not_take_the_sockets_away(tmp_path: Path) -> None:
+    with running(Site(tmp_path)) as site:
+        second = tmp_path / "second.toml"
+        second.write_text(site.config.read_text().replace(f"{tmp_path}/state", f"{tmp_path}/state2"))
+        command = [sys.executable, "-m", "srctd", "run", "--config", str(second)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 78
+        assert "served by another process" in done.stderr
+        assert site.ask("status")["ok"]

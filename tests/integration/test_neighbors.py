@@ -83,7 +83,7 @@ def test_a_full_shared_storage_holds_the_scan_before_a_byte_is_written(
         assert str(tiny_disk) in held["reason"]
         for word in ("needs", "GB", "free"):
             assert word in held["reason"]
-        assert left_in(tiny_disk) == {"filler", "lost+found"}
+        assert left_in(tiny_disk) == {"filler", "lost+found", ".srctd-storage"}
         filler.unlink()
         site.ask("retry", scan=held["scan"])
         site.scan("done")
@@ -102,3 +102,14 @@ def test_shared_storage_that_is_not_mounted_only_delays(small_scan: Path, tmp_pa
         site.shared.mkdir()
         site.ask("retry", scan=waiting["scan"])
         site.scan("done")
+
+        away = site.shared.rename(tmp_path / "away")
+        site.shared.mkdir()  # a mount point whose file system is gone
+        shutil.copyfile(small_scan, site.detector / "second.nxs")
+        waiting = site.scan("retrying")
+        assert "marker" in waiting["reason"]
+        assert left_in(site.shared) == set()
+        site.shared.rmdir()
+        away.rename(site.shared)
+        site.ask("retry", scan=waiting["scan"])
+        site.scan("done", count=2)

@@ -51,6 +51,14 @@ def test_the_shipped_recipes_are_valid(tmp_path: Path) -> None:
             GOOD + "[[accounts]]\npattern = '('\naccount = 'a'\n",
             ["accounts[0].pattern", "regular expression"],
         ),
+        (
+            GOOD + "[[accounts]]\npattern = '.'\naccount = '{name}'\n",
+            ["accounts[0].account", "no group 'name'"],
+        ),
+        (GOOD + "[[accounts]]\npattern = '.'\naccount = '{'\n", ["accounts[0].account", "{"]),
+        (GOOD + "[[accounts]]\npattern = '(?P<a>.)'\naccount = '{a.b}'\n", ["accounts[0].account", "a.b"]),
+        (GOOD + "[control]\nendpoint = 'ipc:///x'\nfeed_endpoint = 'ipc:///x'\n", ["ipc:///x", "twice"]),
+        (GOOD + "[daemon]\nstep_timeout_seconds = { sync = nan }\n", ["step_timeout_seconds.sync", "nan"]),
     ],
 )
 def test_a_mistake_is_one_sentence_with_its_place(tmp_path: Path, text: str, words: list[str]) -> None:

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from factories import a_header
 
-from srctd.core.errors import ConfigError
+from srctd.core.errors import ConfigError, HoldError
 from srctd.core.recipe import (
     DEFAULT_RECIPE,
     SPECS,
@@ -13,6 +13,7 @@ from srctd.core.recipe import (
     ParameterFile,
     Recipe,
     choose,
+    fitting_rows,
     parse_setting,
     resolve,
 )
@@ -107,3 +108,21 @@ def test_rows_stay_within_the_detector() -> None:
     first = msgspec.structs.replace(parameters.parameters["first_row"], value=4)
     end = msgspec.structs.replace(parameters.parameters["end_row"], value=99)
     assert parameters.with_parameter("first_row", first).with_parameter("end_row", end).rows(16) == (4, 16)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"center": -5.0}, "center = -5 lies outside its columns 0 to 63"),
+        ({"center": 1e300}, "center = 1e+300 lies outside"),
+        ({"first_row": 9, "end_row": 4}, "rows 9 to 4 are none of its 16 rows"),
+    ],
+)
+def test_what_lies_outside_the_detector_is_refused(settings: dict[str, float], words: str) -> None:
+    parameters = msgspec.structs.replace(
+        a_parameter_file(), parameters=resolve(a_header(), DEFAULT_RECIPE, settings)
+    )
+    with pytest.raises(HoldError) as caught:
+        fitting_rows(parameters, "/a.h5", a_header())
+    assert words in caught.value.sentence
+    assert "/a.h5" in caught.value.sentence

@@ -3,6 +3,7 @@
 import pytest
 
 from srctd.adapters import space
+from srctd.adapters.space import SharedStorage
 from srctd.core.errors import NoSpace, StorageUnavailable
 
 
@@ -38,9 +39,37 @@ def test_small_numbers_keep_their_digits(tmp_path):
         space.require(tmp_path, 16_000_000, 10**18, "a small scan")
 
 
-def test_a_folder_that_must_be_there_is_never_made(tmp_path):
-    space.require_folder(tmp_path, "storage.shared")
-    with pytest.raises(StorageUnavailable, match=r"storage\.shared = .*gone.* is not there") as caught:
-        space.require_folder(tmp_path / "gone", "storage.shared")
+@pytest.fixture
+def storage(tmp_path):
+    (tmp_path / "shared").mkdir()
+    return SharedStorage(str(tmp_path / "shared"), str(tmp_path / "note"))
+
+
+def test_storage_is_known_again_by_its_marker(storage, tmp_path):
+    storage.require(1, 0, "a byte")
+    again = SharedStorage(str(tmp_path / "shared"), str(tmp_path / "note"))
+    again.require(1, 0, "a byte")
+    other = SharedStorage(str(tmp_path / "shared"), str(tmp_path / "note of another daemon"))
+    other.require(1, 0, "a byte")
+    storage.require(1, 0, "a byte")
+
+
+def test_an_empty_mount_point_is_not_the_storage(storage, tmp_path):
+    storage.require(1, 0, "a byte")
+    (tmp_path / "shared").rename(tmp_path / "away")
+    with pytest.raises(StorageUnavailable, match=r"storage\.shared = .* is not there") as caught:
+        storage.require(1, 0, "a byte")
     assert "mounted" in caught.value.hint
-    assert not (tmp_path / "gone").exists()
+    assert not (tmp_path / "shared").exists(), "never made"
+    (tmp_path / "shared").mkdir()
+    with pytest.raises(StorageUnavailable, match="has no marker"):
+        storage.require(1, 0, "a byte")
+    (tmp_path / "shared").rmdir()
+    (tmp_path / "away").rename(tmp_path / "shared")
+    storage.require(1, 0, "a byte")
+
+
+def test_another_path_in_the_configuration_is_another_storage(storage, tmp_path):
+    storage.require(1, 0, "a byte")
+    (tmp_path / "new").mkdir()
+    SharedStorage(str(tmp_path / "new"), str(tmp_path / "note")).require(1, 0, "a byte")
