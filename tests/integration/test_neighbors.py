@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,3 +114,21 @@ def test_shared_storage_that_is_not_mounted_only_delays(small_scan: Path, tmp_pa
         away.rename(site.shared)
         site.ask("retry", scan=waiting["scan"])
         site.scan("done", count=2)
+
+
+def test_a_catalogue_that_never_answers_does_not_hold_up_the_end(small_scan: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as silent:
+        (tmp_path / "password").write_text("secret")
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        catalog = f'url = "{url}"\nusername = "admin"\npassword_file = "{tmp_path}/password"'
+        with running(Site(tmp_path / "site", catalog=catalog)) as site:
+            shutil.copyfile(small_scan, site.detector / "a.nxs")
+            site.until(
+                lambda: site.ask("status")["scans"] and "volume" in site.ask("scan", scan="a"),
+                "the volume is there",
+            )
+            assert site.ask("scan", scan="a")["steps"]["register"]["status"] == "running"
+            assert site.process
+            site.process.terminate()
+            site.process.wait(20)  # the grace of this site is 5 s, the client's patience 40 s
+            assert site.process.returncode == 0
