@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from rich.text import Text
 
 from srctd import terminal
 from srctd.adapters import control_client
-from srctd.core.errors import HoldError, TransientError
+from srctd.core.errors import ConfigError, HoldError, TransientError
 from srctd.formats import open_scan
 
 CONFIG = """\
@@ -43,11 +43,12 @@ proposal = "demo-1"
 state_directory = {state}
 
 [pool]
+endpoints = ["{endpoint}-pool"]
 local_workers = {workers}
 
 [control]
-endpoint = "ipc://{folder}/state/control.sock"
-feed_endpoint = "ipc://{folder}/state/feed.sock"
+endpoint = "{endpoint}"
+feed_endpoint = "{endpoint}-feed"
 
 [catalog]
 embedded = true
@@ -72,28 +73,35 @@ class Demo:
 def demo(asked: Demo) -> int:
     """Run the demo; return the exit status."""
     folder = Path(asked.folder or tempfile.mkdtemp(prefix="srctd-demo-")).absolute()
-    config = _prepare(folder, asked)
-    began = time.monotonic()
-    with _process("run", "--config", str(config), log=folder / "daemon.log") as daemon:
-        endpoint = f"ipc://{folder}/state/control.sock"
-        _until_up(endpoint, daemon, folder)
-        with _detector(asked, folder):
-            row = _follow(endpoint, daemon, folder)
-        answer = control_client.request(endpoint, {"cmd": "scan", "scan": row["scan"]}, timeout_seconds=5.0)
-        url = control_client.request(endpoint, {"cmd": "status"}, timeout_seconds=5.0)["catalog"]["url"]
-        result = _result(answer, url, time.monotonic() - began)
-        _show(result, folder, asked)
-        if asked.keep_serving:
-            _serve(daemon, folder)
+    # A socket's path may have 107 bytes at most, a folder's many more.
+    with tempfile.TemporaryDirectory(prefix="srctd-") as sockets:
+        endpoint = f"ipc://{sockets}/control"
+        config = _prepare(folder, endpoint, asked)
+        began = time.monotonic()
+        with _process("run", "--config", str(config), log=folder / "daemon.log") as daemon:
+            _until_up(endpoint, daemon, folder)
+            with _detector(asked, folder) as detector:
+                row = _follow(endpoint, [daemon, *detector], folder)
+            answer = _ask(endpoint, {"cmd": "scan", "scan": row["scan"]})
+            url = _ask(endpoint, {"cmd": "status"})["catalog"]["url"]
+            _show(_result(answer, url, time.monotonic() - began), folder, asked)
+            if asked.keep_serving:
+                _serve(daemon, folder)
     return 0 if row["state"] == "done" else 1
 
 
-def _prepare(folder: Path, asked: Demo) -> Path:
+def _ask(endpoint: str, request: dict[str, Any]) -> dict[str, Any]:
+    return control_client.request(endpoint, request, timeout_seconds=10.0)
+
+
+def _prepare(folder: Path, endpoint: str, asked: Demo) -> Path:
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty", hint="the demo wants a fresh folder")
     for name in ("detector", "shared", "state"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name).mkdir(parents=True)
     config = folder / "srctd.toml"
     quoted = {name: json.dumps(str(folder / name)) for name in ("detector", "shared", "state")}
-    config.write_text(CONFIG.format(**quoted, folder=folder, workers=asked.workers), encoding="utf-8")
+    config.write_text(CONFIG.format(**quoted, endpoint=endpoint, workers=asked.workers), encoding="utf-8")
     return config
 
 
@@ -110,16 +118,16 @@ def _process(*arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def _detector(asked: Demo, folder: Path) -> Iterator[None]:
-    """Something writes a scan into the watched folder."""
+def _detector(asked: Demo, folder: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Something writes a scan into the watched folder; the processes, if any, that do."""
     target = folder / "detector"
     if asked.scan:
         _copy_scan(os.path.realpath(asked.scan), target)
-        yield
+        yield []
         return
     size = ("--rows", str(asked.rows), "--columns", str(asked.columns), "--angles", str(asked.angles))
-    with _process("simulate", *size, str(target / "phantom.nxs"), log=folder / "detector.log"):
-        yield
+    with _process("simulate", *size, str(target / "phantom.nxs"), log=folder / "detector.log") as detector:
+        yield [detector]
 
 
 def _copy_scan(path: str, target: Path) -> None:
@@ -140,24 +148,28 @@ def _until_up(endpoint: str, daemon: subprocess.Popen[bytes], folder: Path) -> N
         try:
             control_client.request(endpoint, {"cmd": "status"}, timeout_seconds=0.3)
         except TransientError:
-            _alive(daemon, folder)
+            _none_failed([daemon], folder)
             continue
         return
     raise TransientError(f"the daemon does not answer; its log is {folder}/daemon.log")
 
 
-def _alive(daemon: subprocess.Popen[bytes], folder: Path) -> None:
-    if daemon.poll() is not None:
-        raise HoldError(f"the daemon ended with status {daemon.returncode}", hint=f"see {folder}/daemon.log")
+def _none_failed(processes: Sequence[subprocess.Popen[bytes]], folder: Path) -> None:
+    for process in processes:
+        if process.poll():
+            name = "daemon" if process is processes[0] else "detector"
+            raise HoldError(
+                f"the {name} ended with status {process.returncode}", hint=f"see {folder}/{name}.log"
+            )
 
 
-def _follow(endpoint: str, daemon: subprocess.Popen[bytes], folder: Path) -> Mapping[str, Any]:
+def _follow(endpoint: str, processes: Sequence[subprocess.Popen[bytes]], folder: Path) -> Mapping[str, Any]:
     """Show the status until the one scan is done or held; return its row."""
     console = terminal.console(stderr=True)
     with Live(Text("starting"), console=console, refresh_per_second=8) as live:
         while True:
-            _alive(daemon, folder)
-            status = control_client.request(endpoint, {"cmd": "status"}, timeout_seconds=10.0)
+            _none_failed(processes, folder)
+            status = _ask(endpoint, {"cmd": "status"})
             live.update(terminal.status_view(status))
             row: Mapping[str, Any] | None = next(iter(status["scans"]), None)
             if row and row["state"] in ("done", "held"):
