@@ -117,19 +117,20 @@ def test_reconstruct_twice_refuses_and_touches_nothing(scan_file: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "words", "status"),
     [
-        (("--rows", "5"), "not of the form A:B"),
-        (("--rows", "90:99"), "none of its 16 rows"),
-        (("--set", "fliter=hann"), "did you mean 'filter'"),
-        (("--center", "nan"), "center"),
+        (("--rows", "5"), "not of the form A:B", 78),
+        (("--rows", "90:99"), "none of its 16 rows", 1),
+        (("--set", "fliter=hann"), "did you mean 'filter'", 78),
+        (("--center", "nan"), "center", 78),
+        (("--center", "200"), "lies outside its columns 0 to 95", 1),
     ],
 )
 def test_reconstruct_refuses_what_makes_no_sense(
-    scan_file: Path, tmp_path: Path, options: tuple[str, ...], words: str
+    scan_file: Path, tmp_path: Path, options: tuple[str, ...], words: str, status: int
 ) -> None:
     done = srctd("reconstruct", str(scan_file), str(tmp_path / "out"), *options)
-    assert done.returncode == 78
+    assert done.returncode == status
     assert words in done.stderr
     assert not (tmp_path / "out").exists()
 
