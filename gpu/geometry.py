@@ -6,6 +6,9 @@ from numpy.typing import NDArray
 GAP_LIMIT = 3.0
 """A gap between neighboring angles counts at most this many usual steps."""
 
+GAP_RADIANS = np.radians(5.0)
+"""A gap up to this is no wedge, whatever the steps: angles at random have many of several usual steps."""
+
 _SAME = 0.05
 """Angles closer than this fraction of the mean step are one direction measured again."""
 
@@ -18,9 +21,9 @@ def angular_weights(angles: NDArray[np.float64]) -> NDArray[np.float64]:
     order of the angles and whether they cover 180 degrees, 360 degrees or both end points; projections of one
     direction share its weight equally.
 
-    A gap is counted as at most `GAP_LIMIT` usual steps (the upper quartile of the steps): with a missing
-    wedge the edge directions would otherwise stand for all that was never measured, and draw streaks. What is
-    missing stays missing: the weights then sum to less than pi.
+    A gap is counted as at most `GAP_LIMIT` usual steps (the upper quartile of the steps) or 5 degrees: with a
+    missing wedge the edge directions would otherwise stand for all that was never measured, and draw streaks.
+    What is missing stays missing: the weights then sum to less than pi.
     """
     n = len(angles)
     folded = np.mod(np.asarray(angles, np.float64), np.pi)
@@ -37,7 +40,7 @@ def angular_weights(angles: NDArray[np.float64]) -> NDArray[np.float64]:
     middle = np.bincount(direction, position) / count
     gaps = np.diff(middle, append=middle[0] + np.pi)
     if n_directions > 2:
-        gaps = np.minimum(gaps, GAP_LIMIT * np.quantile(gaps, 0.75))
+        gaps = np.minimum(gaps, max(GAP_RADIANS, GAP_LIMIT * np.quantile(gaps, 0.75)))
     share = 0.5 * (gaps + np.roll(gaps, 1)) / count
     weights = np.empty(n)
     weights[order] = share[direction]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu import center, memory, pictures, quality
+from gpu.geometry import angular_weights
 from gpu.pictures import Panel
 from gpu.pipeline import (
     Block,
@@ -106,6 +107,7 @@ class _Preview:
                 *quality.of_rings(raw, rows),
                 *quality.of_slices(panels[0].image),
                 Measure(name="axis_confidence", value=axis.confidence),
+                Measure(name="angular_coverage", value=float(angular_weights(self._angles).sum() / np.pi)),
             )
         result = PreviewResult(
             center=axis.center,

@@ -75,9 +75,15 @@ def _run(parameters: ParameterFile, output: Path, threads: int) -> dict[str, Any
         command = [sys.executable, "-P", "-m", "gpu", "reconstruct", "--parameters", str(file)]
         command += ["--output", str(output)]
         command += ["--threads", str(threads or len(os.sched_getaffinity(0)))]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        # Not of the terminal's process group: Ctrl-C is ours to hand on.
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0) as child:
             assert child.stdout is not None
-            last = _follow(child.stdout)
+            try:
+                last = _follow(child.stdout)
+            except KeyboardInterrupt:
+                child.terminate()
+                child.communicate()
+                raise
     if "result" not in last:
         sentence = last.get("error", f"the reconstruction ended with status {child.returncode}")
         raise ReconstructionFailed(str(sentence))
@@ -94,6 +100,7 @@ def _parameters(asked: ByHand) -> ParameterFile:
         chosen = load_recipe(Path(asked.recipe))
     else:
         chosen = recipe.choose(load_recipes(RecipesSection()), path, header)
+    resolved = recipe.resolve(header, chosen, overrides)
     parameters = ParameterFile(
         scan=scan_id(path, 1),
         input=path,
@@ -101,8 +108,8 @@ def _parameters(asked: ByHand) -> ParameterFile:
         format=header.format,
         entry=header.entry,
         recipe=chosen.name,
-        parameters=recipe.resolve(header, chosen, overrides),
-        notes=header.notes,
+        parameters=resolved,
+        notes=recipe.resolved_notes(header, resolved),
         software=f"srctd {__version__}",
     )
     first, end = recipe.fitting_rows(parameters, path, header)

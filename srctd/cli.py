@@ -84,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     simulate.add_argument("output", help="file to write")
     simulate.add_argument("--format", choices=["nxtomo", "dataexchange"], default="nxtomo")
     simulate.add_argument("--rate", type=float, default=0.0, help="frames per second; 0: as fast as possible")
+    simulate.add_argument("--tilt", type=float, default=0.05, help="of the rotation axis, degree")
     simulate.add_argument("--seed", type=int, default=1)
 
     catalog = _command(commands, "catalog", _catalog, "run the embedded catalogue")
@@ -95,12 +96,19 @@ def parser() -> argparse.ArgumentParser:
     _simulation(demo)
     demo.add_argument("--dir", help="folder for everything; else a fresh one below the temporary folder")
     demo.add_argument("--scan", metavar="FILE", help="a real scan instead of the simulated one")
-    demo.add_argument("--workers", type=int, default=2)
+    demo.add_argument("--workers", type=_positive, default=2)
     demo.add_argument(
         "--keep-serving", action="store_true", help="leave daemon and catalogue running at the end"
     )
     demo.add_argument("--json", action="store_true", help="last line of output: one JSON object")
     return top
+
+
+def _positive(text: str) -> int:
+    """An argument that counts something."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return int(text)
 
 
 def _command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
@@ -120,9 +128,9 @@ def _client(command: argparse.ArgumentParser) -> None:
 
 
 def _simulation(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--rows", type=int, default=256)
-    command.add_argument("--columns", type=int, default=512)
-    command.add_argument("--angles", type=int, default=360)
+    command.add_argument("--rows", type=_positive, default=256)
+    command.add_argument("--columns", type=_positive, default=512)
+    command.add_argument("--angles", type=_positive, default=360)
 
 
 # --- commands ---------------------------------------------------------------------------------------------
@@ -231,9 +239,13 @@ def _simulate(options: argparse.Namespace) -> int:
         angles=options.angles,
         format=options.format,
         frames_per_second=options.rate,
+        tilt_deg=options.tilt,
         seed=options.seed,
     )
-    simulate(spec, options.output)
+    try:
+        simulate(spec, options.output)
+    except OSError as exc:
+        raise HoldError(f"{options.output} cannot be written: {exc.strerror or exc}") from exc
     return 0
 
 

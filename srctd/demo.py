@@ -97,8 +97,13 @@ def _ask(endpoint: str, request: dict[str, Any]) -> dict[str, Any]:
 def _prepare(folder: Path, endpoint: str, asked: Demo) -> Path:
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty", hint="the demo wants a fresh folder")
-    for name in ("detector", "shared", "state"):
-        (folder / name).mkdir(parents=True)
+    try:
+        for name in ("detector", "shared", "state"):
+            (folder / name).mkdir(parents=True)
+    except OSError as exc:
+        raise ConfigError(
+            f"{folder} cannot be made: {exc.strerror}", hint="give --dir another folder"
+        ) from exc
     config = folder / "srctd.toml"
     quoted = {name: json.dumps(str(folder / name)) for name in ("detector", "shared", "state")}
     config.write_text(CONFIG.format(**quoted, endpoint=endpoint, workers=asked.workers), encoding="utf-8")

@@ -23,8 +23,9 @@ from srctd.adapters.space import SharedStorage
 from srctd.config import AccountRule, Config
 from srctd.copies import Copies
 from srctd.core import datasets, plan, recipe
+from srctd.core.completion import State, Verdict
 from srctd.core.datasets import Acquisition, CatalogObject, Picture, Site
-from srctd.core.errors import HoldError
+from srctd.core.errors import HoldError, ScanUnreadable
 from srctd.core.lifecycle import Scan, Step
 from srctd.core.messages import Job, PreviewJob, PreviewResult, RowsJob, RowsResult
 from srctd.core.recipe import Origin, Parameter, ParameterFile, Recipe
@@ -149,6 +150,12 @@ async def identify(work: Work) -> Identified:
 async def check(work: Work) -> Checked:
     """Read the header; refuse what cannot be reconstructed; make sure there is room for copy and volume."""
     header = await asyncio.to_thread(work.services.reader.header, work.scan.manifest.main)
+    verdict = msgspec.json.decode(work.scan.verdict, type=Verdict)
+    if verdict.state is State.STALLED:
+        raise ScanUnreadable(
+            f"{work.scan.path} is incomplete: {verdict.missing[0]}",
+            hint="it is taken up by itself if the rest arrives; `srctd reconstruct` takes what is there",
+        )
     storage = work.services.config.storage
     in_place = sync.inside(work.scan.path, storage.shared)
     part = part_folder(work.services.config, work.scan.path, work.scan.id)
@@ -180,6 +187,7 @@ async def submit(work: Work) -> Submitted:
     header = work.result(Step.CHECK, Checked).header
     synced = work.result(Step.SYNC, Synced)
     chosen = recipe.choose(work.services.recipes, work.scan.path, header)
+    resolved = recipe.resolve(header, chosen, work.scan.overrides)
     parameters = ParameterFile(
         scan=work.scan.id,
         input=synced.input,
@@ -187,8 +195,8 @@ async def submit(work: Work) -> Submitted:
         format=header.format,
         entry=header.entry,
         recipe=chosen.name,
-        parameters=recipe.resolve(header, chosen, work.scan.overrides),
-        notes=header.notes,
+        parameters=resolved,
+        notes=recipe.resolved_notes(header, resolved),
         software=SOFTWARE,
     )
     first, end = recipe.fitting_rows(parameters, work.scan.path, header)
@@ -280,6 +288,8 @@ async def publish(work: Work) -> Published:
     site, acquired = _site(work), _acquisition(work)
     record = folder / work.name("record", ".json")
     await asyncio.to_thread(sync.write_atomic, record, datasets.record(site, acquired, made))
+    files = (*made.files.files, await _stored(_described, folder, record.name))
+    made = msgspec.structs.replace(made, files=Manifest(folder=str(folder), files=files))
     objects = datasets.derived_documents(site, acquired, made)
     prefix = objects[0].key.removesuffix("dataset")
     posted = await _post(work, prefix, objects)

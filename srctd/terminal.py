@@ -20,7 +20,7 @@ def boxes(states: Mapping[str, str]) -> Text:
     text = Text()
     for stage, state in states.items():
         mark = {"done": "✓", "held": "!", "current": "▶"}.get(state, " ")
-        text.append(f" {mark}{stage} ", style=STYLES[state])
+        text.append(f"{mark}{stage} ", style=STYLES[state])
         text.append(" ")
     return text
 
@@ -47,15 +47,18 @@ def _scans(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     if not rows:
         return Text("no scans yet", style="dim")
     table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column(no_wrap=True, overflow="ellipsis", min_width=12)
     table.add_column(no_wrap=True)
-    table.add_column(justify="right")
+    table.add_column(no_wrap=True, justify="right")
     for row in rows:
         progress = f"{row['progress']:.0%}" if row["state"] == "running" else row["state"]
         table.add_row(row["scan"], boxes(row["boxes"]), progress)
-        if row["reason"]:
-            table.add_row("", Text(row["reason"], style="red" if row["state"] == "held" else "yellow"), "")
-    return table
+    reasons = [
+        Text(f"! {row['scan']}: {row['reason']}", style="red" if row["state"] == "held" else "yellow")
+        for row in rows
+        if row["reason"]
+    ]
+    return Group(table, *reasons)
 
 
 def _arriving(rows: Sequence[Mapping[str, Any]]) -> RenderableType:

@@ -21,6 +21,8 @@ OPAQUE, CLEAR = 0.03, 0.98
 """Mean transmission below which hardly any light passes, and above which hardly anything absorbs."""
 RINGS = 0.02
 """Ring score, in line integrals, from which rings are plain to see."""
+COVERED = 0.98
+"""Share of the half turn below which a missing range of angles is told."""
 UNSURE = 0.5
 """Confidence in the rotation axis below which somebody should look."""
 
@@ -65,6 +67,11 @@ def _of_beam(known: Mapping[str, float]) -> Iterable[str]:
 
 
 def _of_result(known: Mapping[str, float]) -> Iterable[str]:
+    if (covered := known.get("angular_coverage", 1)) < COVERED:
+        yield (
+            f"the angles cover {_percent(covered)} of a half turn; shapes are distorted and values too low by about"
+            " what is missing"
+        )
     if known.get("axis_confidence", 1) < UNSURE:
         yield (
             f"the rotation axis is not sure (confidence {known['axis_confidence']:.2f}); compare the strip of trial"

@@ -8,7 +8,7 @@ import difflib
 import fnmatch
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -160,7 +160,7 @@ SPECS: dict[str, Spec] = {
     "pixel_size": Spec(
         kind="float",
         default=None,
-        low=0.0,
+        low=1e-12,
         unit="m",
         doc="Pixel size at the sample; unset and not in the file: values are per pixel.",
     ),
@@ -300,6 +300,26 @@ def resolve(header: ScanHeader, recipe: Recipe, overrides: Mapping[str, Value]) 
     return resolved
 
 
+def physics_notes(unknown: Collection[str]) -> tuple[str, ...]:
+    """What follows from unknown physics, of `pixel_size`, `energy` and `distance`; one sentence each."""
+    notes = []
+    if "pixel_size" in unknown:
+        notes.append("the pixel size is unknown: values are per pixel, not per metre")
+    lacking = [name for name in ("energy", "distance") if name in unknown]
+    if lacking:
+        verb = "is" if len(lacking) == 1 else "are"
+        notes.append(f"{' and '.join(lacking)} {verb} unknown: no phase retrieval")
+    return tuple(notes)
+
+
+def resolved_notes(header: ScanHeader, resolved: Mapping[str, Parameter]) -> tuple[str, ...]:
+    """The header's notes, where recipe or operator may have filled in what the file does not say."""
+    names = ("pixel_size", "energy", "distance")
+    of_the_file = physics_notes([name for name in names if getattr(header, name) is None])
+    others = tuple(note for note in header.notes if note not in of_the_file)
+    return others + physics_notes([name for name in names if resolved[name].value is None])
+
+
 def fitting_rows(parameters: ParameterFile, path: str, header: ScanHeader) -> tuple[int, int]:
     """Row range (first, end) to reconstruct; raises `HoldError` where rows or axis lie outside the detector."""
     first, end = parameters.rows(header.n_rows)
@@ -324,7 +344,7 @@ def parse_setting(text: str) -> tuple[str, Value]:
         raise ConfigError(f"--set {text}: no '=' in it", hint="write --set KEY=VALUE")
     spec = spec_of(name, f"--set {text}")
     value: object = raw
-    if spec.kind in ("int", "float"):
+    if spec.kind in ("int", "float") and raw != "auto":
         try:
             value = int(raw) if spec.kind == "int" else float(raw)
         except ValueError as exc:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srctd.core.errors import HoldError, ScanUnreadable
+from srctd.core.recipe import physics_notes
 from srctd.core.scan import Quantity, ScanHeader
 from srctd.formats.hdf5 import ExternalMissing, Source, frames_written, length, text, translated, unit
 from srctd.formats.protocol import Kind
@@ -272,12 +273,8 @@ class Hdf5Scan(ABC):
         projections, flats, darks = (self._frames[kind] for kind in ("projections", "flats", "darks"))
         if len(darks.indices) == 0:
             self.notes.append("no dark fields: the dark signal is taken as zero")
-        if facts.get("pixel_size") is None:
-            self.notes.append("the pixel size is unknown: values are per pixel, not per metre")
-        lacking = [name for name in ("energy", "distance") if facts.get(name) is None]
-        if lacking:
-            verb = "is" if len(lacking) == 1 else "are"
-            self.notes.append(f"{' and '.join(lacking)} {verb} unknown: no phase retrieval")
+        physics = ("pixel_size", "energy", "distance")
+        self.notes += physics_notes([name for name in physics if facts.get(name) is None])
         _, rows, columns = projections.dataset.shape
         return ScanHeader(
             format=self.format,

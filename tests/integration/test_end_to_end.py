@@ -315,6 +315,23 @@ def test_any_name_that_is_text_is_a_scans_name(name: str, small_scan: Path, tmp_
         assert site.stop() == 0
 
 
+def test_a_scan_that_stays_incomplete_is_held_and_taken_up_when_the_rest_arrives(tmp_path: Path) -> None:
+    path = tmp_path / "phantom.nxs"
+    simulate(SMALL, str(path))
+    whole = path.read_bytes()
+    with h5py.File(path, "r+") as file:
+        file["/entry/instrument/detector/tomo_n"][...] = 200
+    with running(Site(tmp_path / "site", stalled_seconds=1.0)) as site:
+        shutil.copyfile(path, site.detector / "phantom.nxs")
+        held = site.scan("held")
+        assert held["stage"] == "CHECK"
+        assert "is incomplete" in held["reason"]
+        assert "announced frames" in held["reason"]
+        assert not any(site.shared.glob("*/*")), "nothing is copied"
+        (site.detector / "phantom.nxs").write_bytes(whole)
+        assert site.scan("done")["revision"] == 2
+
+
 def test_an_external_file_that_comes_late_releases_the_scan(small_scan: Path, tmp_path: Path) -> None:
     with running(Site(tmp_path, stalled_seconds=1.0)) as site:
         with h5py.File(small_scan, "r") as whole, h5py.File(tmp_path / "raw.h5x", "w") as raw:

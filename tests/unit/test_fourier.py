@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpu.fourier import FourierFBP, padded_length, ramp_filter
-from gpu.geometry import GAP_LIMIT, angular_weights, step
+from gpu.geometry import GAP_RADIANS, angular_weights, step
 
 FILTERS = ["ram-lak", "shepp-logan", "cosine", "hamming", "hann", "parzen", "sinc2"]
 
@@ -192,8 +192,8 @@ def test_a_repeated_angle_shares_its_weight() -> None:
 def test_a_wedge_that_is_missing_is_not_given_to_its_edges() -> None:
     angles = np.deg2rad(np.arange(120.0))
     weights = angular_weights(angles)
-    assert weights.max() == pytest.approx(np.deg2rad(0.5 + GAP_LIMIT / 2))
-    assert weights.sum() < np.deg2rad(120 + GAP_LIMIT)
+    assert weights.max() == pytest.approx(np.deg2rad(0.5) + GAP_RADIANS / 2)
+    assert weights.sum() < np.deg2rad(120) + GAP_RADIANS
 
 
 @pytest.mark.parametrize("angles", [[0.3], [0.3, 0.3], [0.3, 0.3 + np.pi], [0.0, np.pi / 2]])

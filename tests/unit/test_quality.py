@@ -114,3 +114,9 @@ def test_single_findings(name: str, value: float, words: str) -> None:
 
 def test_no_measures_no_findings() -> None:
     assert findings([]) == ()
+
+
+def test_a_missing_range_of_angles_is_said() -> None:
+    (sentence,) = findings((Measure(name="angular_coverage", value=0.67),))
+    assert "67 % of a half turn" in sentence
+    assert findings((Measure(name="angular_coverage", value=0.99),)) == ()

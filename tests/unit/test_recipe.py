@@ -15,7 +15,9 @@ from srctd.core.recipe import (
     choose,
     fitting_rows,
     parse_setting,
+    physics_notes,
     resolve,
+    resolved_notes,
 )
 from srctd.core.scan import Quantity
 
@@ -126,3 +128,19 @@ def test_what_lies_outside_the_detector_is_refused(settings: dict[str, float], w
         fitting_rows(parameters, "/a.h5", a_header())
     assert words in caught.value.sentence
     assert "/a.h5" in caught.value.sentence
+
+
+def test_notes_say_what_is_unknown_after_recipe_and_operator_were_asked() -> None:
+    unknown = physics_notes(("pixel_size", "energy", "distance"))
+    header = a_header(notes=("no dark fields: the dark signal is taken as zero", *unknown))
+    assert resolved_notes(header, resolve(header, DEFAULT_RECIPE, {})) == header.notes
+    filled = resolve(header, PLAIN, {"energy": 20.0})
+    assert resolved_notes(header, filled) == (
+        "no dark fields: the dark signal is taken as zero",
+        "distance is unknown: no phase retrieval",
+    )
+
+
+def test_a_center_that_was_given_can_be_taken_back() -> None:
+    assert parse_setting("center=auto") == ("center", None)
+    assert resolve(a_header(), DEFAULT_RECIPE, {"center": None})["center"].origin is Origin.DEFAULT
