@@ -8,11 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 STYLES = {
-    "done": "black on green",
-    "current": "bold blink black on bright_green",
-    "waiting": "bright_black on grey15",
-    "held": "bold white on red",
+    "done": "white on rgb(26,127,55)",
+    "current": "bold blink black on rgb(74,222,128)",
+    "waiting": "grey62 on grey23",
+    "held": "bold white on rgb(185,28,28)",
 }
+"""Colors are given in full: a terminal's own "green" is olive in some."""
 
 
 def boxes(states: Mapping[str, str]) -> Text:
