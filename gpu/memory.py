@@ -60,7 +60,8 @@ def needs(header: ScanHeader, *, padding_factor: float, threads: int) -> Needs:
     frames = header.n_projections + header.n_flats + header.n_darks
     samples = header.n_projections * padded_length(n, padding_factor)
     # Per sample: response 8, points 8, per thread spectrum 8 and the sorted order of the points 8.
-    # Per pixel and thread: complex image 8, fine grid 1.25^2 x 8.
+    # Per pixel and thread: the fine grid, 1.25^2 x 8, and the buffers of its passes; below a tolerance of 3e-5 the
+    # grid is 2 x 2 as fine and takes 32, which this does not cover.
     plans = samples * (16 + 16 * threads) + threads * n * n * 21
     planning = samples * 64  # phase and response in double precision; gone before any row is there
     return Needs(
