@@ -47,6 +47,13 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"srctd {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
+    _add_daemon(commands)
+    _add_by_hand(commands)
+    return top
+
+
+def _add_daemon(commands: Any) -> None:
+    """The daemon, and what is asked of a running one."""
     run = _command(commands, "run", _run, "run the daemon")
     _config(run)
     check = _command(commands, "check", _check, "validate a configuration and say what the daemon would do")
@@ -67,6 +74,9 @@ def parser() -> argparse.ArgumentParser:
     retry.add_argument("--center", type=float, help="column of the rotation axis, pixel")
     _client(retry)
 
+
+def _add_by_hand(commands: Any) -> None:
+    """What needs no daemon."""
     reconstruct = _command(commands, "reconstruct", _reconstruct, "reconstruct one scan by hand")
     reconstruct.add_argument("input", help="scan file")
     reconstruct.add_argument("output", help="folder to make; with a name like x.h5: the volume alone")
@@ -101,7 +111,6 @@ def parser() -> argparse.ArgumentParser:
         "--keep-serving", action="store_true", help="leave daemon and catalogue running at the end"
     )
     demo.add_argument("--json", action="store_true", help="last line of output: one JSON object")
-    return top
 
 
 def _positive(text: str) -> int:

@@ -62,7 +62,7 @@ class Outcome(Protocol):
 
 
 class PoolPort(Protocol):
-    """The worker pool. Errors: `WorkerLost`, `ReconstructionFailed`."""
+    """The worker pool. Errors: `TransientError`, `HoldError`."""
 
     def worker_count(self) -> int:
         """How many workers there are now."""

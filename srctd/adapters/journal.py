@@ -97,21 +97,6 @@ class Journal:
             rows = self._db.execute("SELECT * FROM scans ORDER BY completed_at, rowid")
             return [_scan(row, steps.get(row["id"], {})) for row in rows]
 
-    def find(self, path: str) -> Scan | None:
-        """The latest revision of the scan at a canonical path."""
-        with self._guarded("read"):
-            query = "SELECT * FROM scans WHERE path = ? ORDER BY revision DESC LIMIT 1"
-            row = self._db.execute(query, (path,)).fetchone()
-            if row is None:
-                return None
-            steps = self._db.execute("SELECT * FROM steps WHERE scan = ?", (row["id"],))
-            return _scan(row, {Step(step["step"]): _step_state(step) for step in steps})
-
-    def task_taken(self, task: str) -> bool:
-        """Whether a scan has this name of a task directory."""
-        with self._guarded("read"):
-            return self._db.execute("SELECT 1 FROM scans WHERE task = ?", (task,)).fetchone() is not None
-
     def commit(self, scan: Scan, event: AnyEvent, at: float) -> int:
         """Make an event (UTC timestamp `at`) and the scan after it durable; return the event's sequence number."""
         with self._guarded("write"), self._transaction():

@@ -145,11 +145,6 @@ class Pool:
         if waiters:
             await asyncio.wait(waiters, timeout=grace_seconds)
 
-    async def stop_workers(self) -> None:
-        """Tell all workers to finish what they have in hand and leave."""
-        for worker in list(self._routes):
-            await self._send(worker, Stop())
-
     async def worker_died(self, pid: int) -> None:
         """A worker process on this machine is known to be gone: its job need not wait for the lease."""
         for worker in list(self._dispatcher.workers.values()):

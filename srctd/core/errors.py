@@ -40,10 +40,6 @@ class CatalogUnavailable(TransientError):
     """The catalogue is down, unreachable, or failing in a way that may heal."""
 
 
-class WorkerLost(TransientError):
-    """A worker went silent or away with a shard in its hands."""
-
-
 class HoldError(SrctdError):
     """The scan cannot go on until a person, or new data, changes something."""
 

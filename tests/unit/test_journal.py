@@ -76,7 +76,6 @@ def test_a_scan_comes_back_as_it_was(journal):
     )
     scan = after(journal, scan, StepFailed(scan="s", step=Step.IDENTIFY, reason="no reply", retry_at=NOW + 2))
     assert journal.load() == [finished(scan)]
-    assert journal.find(scan.path) == finished(scan)
 
 
 def test_overrides_keep_their_types(journal):
@@ -103,19 +102,8 @@ def test_superseded_is_kept(journal):
     assert journal.load()[0].superseded
 
 
-def test_find_gives_the_latest_revision(journal):
-    entered(journal, id="one", revision=1, task="t1")
-    entered(journal, id="two", revision=2, task="t2")
-    found = journal.find("/data/detector/tooth.h5")
-    assert found is not None
-    assert found.id == "two"
-    assert journal.find("/data/detector/other.h5") is None
-
-
 def test_task_names_are_unique(journal):
     entered(journal, task="t1")
-    assert journal.task_taken("t1")
-    assert not journal.task_taken("t2")
     with pytest.raises(JournalError, match=r"UNIQUE constraint failed: scans\.task"):
         entered(journal, id="other", path="/elsewhere.h5", task="t1")
     assert [scan.id for scan in journal.load()] == ["s"]
