@@ -27,16 +27,18 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """The files of a scan. `files[0]` is the one that is opened."""
+    """The files of a scan."""
 
     folder: str
     """Absolute source folder."""
     files: tuple[FileEntry, ...]
+    opened: str = ""
+    """What is opened, relative to `folder`: a file; empty: the folder itself, if that is the scan."""
 
     @property
     def main(self) -> str:
-        """Absolute path of the file that is opened."""
-        return f"{self.folder}/{self.files[0].path}"
+        """Absolute path of what is opened."""
+        return f"{self.folder}/{self.opened}" if self.opened else self.folder
 
     @property
     def size(self) -> int:
@@ -52,11 +54,36 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return self.folder == other.folder and stat(self) == stat(other)
 
 
+class Shortfall(msgspec.Struct, frozen=True, kw_only=True):
+    """What an incomplete scan lacks, where it is taken all the same."""
+
+    reason: str
+    """One sentence, for people: what is missing and by what that is known."""
+    expected: int | None = None
+    """Projections that were announced."""
+    gaps: tuple[tuple[int, int], ...] = ()
+    """Projections that are not there, as (first, last), counted from 0 in the order of acquisition."""
+
+
+class Series(msgspec.Struct, frozen=True, kw_only=True):
+    """A place in a dynamic series, a mosaic or a stack of heights."""
+
+    name: str
+    """The same for all members."""
+    member: int
+    """Counted from 0, in the order of acquisition."""
+    members: int | None = None
+    """How many there are; None where nothing says so."""
+    origin: str
+    """Where it comes from: `rotation angles`, a path inside the file, a pattern of names."""
+
+
 class ScanHeader(msgspec.Struct, frozen=True, kw_only=True):
     """What a scan says of itself. Frame counts are what is there, not what was announced."""
 
     format: str
-    """`nxtomo`, `dataexchange` or `nexus` (frames and image keys, but no NXtomo entry)."""
+    """`nxtomo`, `dataexchange`, `nexus` (frames and image keys, but no NXtomo entry), `hdf5` (other layouts),
+    `tiff`, `edf` or `raw` (stacks of files)."""
     entry: str
     """Path of the group inside the file that holds the scan."""
     n_projections: int
@@ -88,6 +115,16 @@ class ScanHeader(msgspec.Struct, frozen=True, kw_only=True):
     """Absolute paths of further files that hold part of the data (external links, virtual sources)."""
     notes: tuple[str, ...] = ()
     """Degradations in plain sentences: what is unknown and what follows from it."""
+    layout: str = ""
+    """Of a stack of files: the name of the layout (`tomcat`, `kit`...) by which roles were told apart."""
+    shortfall: Shortfall | None = None
+    """What is missing, where an incomplete scan was opened as such."""
+    series: Series | None = None
+    positions: dict[str, Quantity] = {}
+    """Where in a mosaic or a stack of heights the scan was taken: `x`, `y`, `z`, metre; or `row`, `column`,
+    `height`, a plain count, where only names tell."""
+    unmapped: dict[str, str] = {}
+    """Values of a log or parameter file that no table of tags knows, verbatim."""
 
     @property
     def raw_bytes(self) -> int:

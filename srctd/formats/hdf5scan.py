@@ -7,14 +7,15 @@ because it may still come. `check` decides whether the scan can be reconstructed
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from types import TracebackType
 from typing import ClassVar, NamedTuple, Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from srctd.core.completion import EndMark, Expectation, Probe
 from srctd.core.errors import HoldError, ScanUnreadable
+from srctd.core.frames import FrameIndex, Segment
 from srctd.core.recipe import physics_notes
 from srctd.core.scan import Quantity, ScanHeader
 from srctd.formats.hdf5 import ExternalMissing, Source, frames_written, length, text, translated, unit
@@ -151,6 +152,46 @@ class Hdf5Scan(ABC):
 
     def _text(self, path: str) -> str:
         return text(self._optional(path))
+
+    # --- looking -----------------------------------------------------------------------------------------
+
+    def look(self) -> Probe:
+        """What is there and what is missing; never raises for what the content may be.
+
+        Reads metadata, and up to three frames where everything else looks complete. What waiting cannot heal (a wrong
+        rank, angles that are not numbers) is no obstacle to completeness: `index` will name it.
+        """
+        found, expected = self.frames_found(), self.frames_expected()
+        missing = [str(problem) for problem in self.missing] + self.shortfalls()
+        if not missing and found >= (expected or 0):
+            missing = self._blank_frames()
+        announced = (
+            [] if expected is None else [Expectation(kind="metadata", frames=expected, text=f"{expected}")]
+        )
+        mark = self.end_marker()
+        return Probe(
+            readable=True,
+            frames_found=found,
+            expectations=tuple(announced),
+            end_marks=(EndMark(kind="metadata", text=mark),) if mark else (),
+            missing=tuple(missing),
+            references=tuple(self.references),
+        )
+
+    def _blank_frames(self) -> list[str]:
+        """First, middle and last projection, those of them that hold nothing but the fill value.
+
+        A data set that got its size and its storage in advance reads like that where nothing was written yet.
+        """
+        stack, indices = self.frames()["projections"]
+        if stack.ndim != 3 or len(indices) == 0 or indices[-1] >= stack.shape[0]:
+            return []
+        picked = sorted({int(indices[i]) for i in (0, len(indices) // 2, -1)})
+        blank = [i for i in picked if np.all(stack[i] == stack.fillvalue)]
+        return [
+            f"frame {i} of {self.places[stack]} in {self.source.path} holds nothing but {stack.fillvalue}"
+            for i in blank
+        ]
 
     # --- counting ----------------------------------------------------------------------------------------
 
@@ -292,39 +333,24 @@ class Hdf5Scan(ABC):
             **facts,  # type: ignore[arg-type]
         )
 
-    # --- reading -----------------------------------------------------------------------------------------
+    # --- the index -----------------------------------------------------------------------------------------
 
-    def angles(self) -> NDArray[np.float64]:
-        """Rotation angle of every projection, radian, shape (n_projections,)."""
-        return self._angles.copy()
+    def index(self, *, incomplete: bool = False, member: int = 0) -> FrameIndex:
+        """All frames, ready for reading; raises `ScanUnreadable` for the first thing that is wrong."""
+        self.check()
+        kinds = {kind: self._segments(frames) for kind, frames in self._frames.items()}
+        dtype = self._frames["projections"].dataset.dtype
+        return FrameIndex(header=self.header, dtype=dtype.str, angles=tuple(self._angles.tolist()), **kinds)
 
-    def read(self, kind: Kind, rows: slice, frames: slice = slice(None)) -> NDArray[np.generic]:
-        """Detector rows of one kind of frame, shape (n_frames, n_rows, n_columns), in the file's dtype.
+    def _segments(self, frames: Frames) -> tuple[Segment, ...]:
+        place = self.places.get(frames.dataset, "")
+        return tuple(
+            Segment(container="hdf5", file=self.source.path, place=place, first=first, count=count)
+            for first, count in _runs(frames.indices)
+        )
 
-        `rows` has step 1. Frames that lie side by side in the file are read as one piece.
-        """
-        dataset, indices = self._frames[kind]
-        indices = indices[frames]
-        first, end, step = rows.indices(self.header.n_rows)
-        if step != 1:
-            raise ValueError(f"rows are read with step 1, not {step}")
-        shape = (len(indices), max(0, end - first), self.header.n_columns)
-        block = np.empty(shape, dataset.dtype.newbyteorder("="))
-        with translated(self.source.path):
-            position = 0
-            for start, count in _runs(indices):
-                into = np.s_[position : position + count]
-                if block[into].size:
-                    dataset.read_direct(block, np.s_[start : start + count, first:end], into)
-                position += count
-        return block
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close every file."""
         self.source.close()
 
 

@@ -1,14 +1,50 @@
-"""What every format offers once a scan is open."""
+"""What every format offers, while a scan is looked at and once it is open."""
 
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from srctd.core.completion import Probe
+from srctd.core.frames import FrameIndex
 from srctd.core.scan import ScanHeader
 
 Kind = Literal["projections", "flats", "darks"]
+
+
+class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a site says of its files. The defaults are the shipped tables and nothing special."""
+
+    tags_directory: str = ""
+    """Folder of tag tables (`*.toml`); empty: the shipped ones."""
+    layouts_directory: str = ""
+    """Folder of layouts of stacks (`*.toml`); empty: the shipped ones."""
+    must_have: tuple[str, ...] = ()
+    """Paths inside an HDF5 file, or names of files beside the frames (wildcards), without which no scan is complete."""
+    marker_files: tuple[str, ...] = ()
+    """Names of files (wildcards; `{name}` is the scan's own) that say that the acquisition ended."""
+    end_line: str = ""
+    """Regular expression; a line of the log that it is found in says that the acquisition ended."""
+
+
+class FoundScan(Protocol):
+    """A scan that was found at a path and may still be written."""
+
+    def look(self) -> Probe:
+        """What is there and what is missing; never raises for what the content may be."""
+
+    def index(self, *, incomplete: bool = False, member: int = 0) -> FrameIndex:
+        """All frames, ready for reading; raises `ScanUnreadable` for the first thing that is wrong.
+
+        `incomplete`: take the frames that are there, with their true angles, and say in the header's `shortfall` what
+        is missing; what cannot be made good (unknown angles, no flat fields) is refused all the same. `member`: which
+        of the scans that the files hold.
+        """
+
+    def close(self) -> None:
+        """Close every file."""
 
 
 class ScanReader(Protocol):
@@ -20,7 +56,7 @@ class ScanReader(Protocol):
         """Rotation angle of every projection, radian, shape (n_projections,)."""
 
     def read(self, kind: Kind, rows: slice, frames: slice = slice(None)) -> NDArray[np.generic]:
-        """Detector rows of one kind of frame, shape (n_frames, n_rows, n_columns), in the file's dtype."""
+        """Detector rows of one kind of frame, shape (n_frames, n_rows, n_columns), in native byte order."""
 
     def __enter__(self) -> Self:
         """Return the reader itself."""
@@ -28,4 +64,4 @@ class ScanReader(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the file."""
+        """Close the files."""

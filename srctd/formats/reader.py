@@ -1,26 +1,44 @@
-"""The one door to every format: `open_scan` for reading, `probe` for judging completeness."""
+"""The one door to every format: `open_scan` for reading, `probe` for judging, `index_scan` for what workers get."""
 
-import numpy as np
+import os
+
+import msgspec
 
 from srctd.core.completion import Probe
 from srctd.core.errors import ScanUnreadable, SrctdError
+from srctd.core.frames import INDEX_NAME, FrameIndex
 from srctd.formats.dataexchange import find_dataexchange
+from srctd.formats.frames import FrameReader, read_index
 from srctd.formats.hdf5 import Source, open_for_writing, translated
 from srctd.formats.hdf5scan import Hdf5Scan
 from srctd.formats.nxtomo import find_nexus, find_nxtomo, unfinished_entry
-from srctd.formats.protocol import Kind, ScanReader
+from srctd.formats.protocol import Kind, ReadOptions, ScanReader
 
-__all__ = ["Kind", "ScanReader", "open_scan", "probe"]
+__all__ = ["Kind", "ReadOptions", "ScanReader", "index_scan", "open_scan", "probe"]
 
 LOOKED_FOR = "no NXtomo entry, no group /exchange, no detector with an image key"
+SHIPPED = ReadOptions()
 
 
-def open_scan(path: str, entry: str = "") -> ScanReader:
-    """Open a scan for reading, without locking it.
+def open_scan(
+    path: str, entry: str = "", *, options: ReadOptions = SHIPPED, incomplete: bool = False, member: int = 0
+) -> ScanReader:
+    """Open a scan for reading, without locking it: a file, the folder of a stack, or an index that was made of one.
 
-    `entry` names the group inside an HDF5 file; empty: found. Raises `ScanUnreadable` with one sentence naming
-    the file, the value and what to do; `NotPermitted` and `StorageUnavailable` where the file cannot be reached.
+    `entry` names the group inside an HDF5 file; empty: found. `incomplete` takes what is there. Raises
+    `ScanUnreadable` with one sentence naming the file, the value and what to do; `NotPermitted` and
+    `StorageUnavailable` where the file cannot be reached.
     """
+    if os.path.basename(path) == INDEX_NAME:
+        return FrameReader(read_index(path), os.path.dirname(path))
+    index = index_scan(path, entry, options=options, incomplete=incomplete, member=member)
+    return FrameReader(index, path if os.path.isdir(path) else os.path.dirname(path))
+
+
+def index_scan(
+    path: str, entry: str = "", *, options: ReadOptions = SHIPPED, incomplete: bool = False, member: int = 0
+) -> FrameIndex:
+    """Where every frame lies; raises as `open_scan` does."""
     source = Source(path)
     try:
         scan = _find(source, entry)
@@ -29,18 +47,13 @@ def open_scan(path: str, entry: str = "") -> ScanReader:
             raise ScanUnreadable(
                 f"{where}: {LOOKED_FOR}", hint="name the group that holds the scan, if there is one"
             )
-        return scan.check()
-    except BaseException:
+        return scan.index(incomplete=incomplete, member=member)
+    finally:
         source.close()
-        raise
 
 
-def probe(path: str) -> Probe:
-    """Look at a scan that may still be written; never raises for what the file's content may be.
-
-    Reads metadata, and up to three frames where everything else looks complete. What waiting cannot heal (a wrong
-    rank, angles that are not numbers) is no obstacle to completeness: `open_scan` will name it.
-    """
+def probe(path: str, options: ReadOptions = SHIPPED) -> Probe:
+    """Look at a scan that may still be written; never raises for what the file's content may be."""
     writing = open_for_writing(path)
     try:
         source = Source(path)
@@ -51,7 +64,7 @@ def probe(path: str) -> Probe:
         if scan is None:
             return _nothing_found(source, writing)
         with translated(source.path):
-            return _look(scan, writing)
+            return msgspec.structs.replace(scan.look(), open_for_writing=writing)
     except SrctdError as exc:
         return Probe(readable=False, problem=str(exc), open_for_writing=writing)
     finally:
@@ -73,35 +86,3 @@ def _nothing_found(source: Source, writing: bool | None) -> Probe:
         return Probe(readable=True, missing=(missing,), open_for_writing=writing)
     problem = f"{source.path} holds no tomography: {LOOKED_FOR}"
     return Probe(readable=True, foreign=True, problem=problem, open_for_writing=writing)
-
-
-def _look(scan: Hdf5Scan, writing: bool | None) -> Probe:
-    found, expected = scan.frames_found(), scan.frames_expected()
-    missing = [str(problem) for problem in scan.missing] + scan.shortfalls()
-    if not missing and found >= (expected or 0):
-        missing = _blank_frames(scan)
-    return Probe(
-        readable=True,
-        frames_found=found,
-        frames_expected=expected,
-        end_marker=scan.end_marker(),
-        open_for_writing=writing,
-        missing=tuple(missing),
-        references=tuple(scan.references),
-    )
-
-
-def _blank_frames(scan: Hdf5Scan) -> list[str]:
-    """First, middle and last projection, those of them that hold nothing but the fill value.
-
-    A data set that got its size and its storage in advance reads like that where nothing was written yet.
-    """
-    stack, indices = scan.frames()["projections"]
-    if stack.ndim != 3 or len(indices) == 0 or indices[-1] >= stack.shape[0]:
-        return []
-    picked = sorted({int(indices[i]) for i in (0, len(indices) // 2, -1)})
-    blank = [i for i in picked if np.all(stack[i] == stack.fillvalue)]
-    return [
-        f"frame {i} of {scan.places[stack]} in {scan.source.path} holds nothing but {stack.fillvalue}"
-        for i in blank
-    ]

@@ -1,0 +1,139 @@
+"""Reading frames by an index: one way for every format.
+
+Rows are read where they lie: whole runs of an HDF5 data set, byte ranges of raw files and of TIFF pages that are
+neither compressed nor tiled, whole pages of those that are.
+"""
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import h5py
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from srctd.core.errors import ScanUnreadable
+from srctd.core.frames import FrameIndex, Segment
+from srctd.formats.hdf5 import Source, translated
+from srctd.formats.protocol import Kind
+
+Rows = NDArray[np.generic]
+
+
+def read_index(path: str) -> FrameIndex:
+    """An index file; raises `ScanUnreadable`."""
+    try:
+        index = msgspec.json.decode(Path(path).read_bytes(), type=FrameIndex)
+    except (OSError, msgspec.DecodeError) as exc:
+        raise ScanUnreadable(f"{path} is no index of frames: {exc}", hint="submit the scan again") from exc
+    return index
+
+
+class FrameReader:
+    """A `ScanReader` on an index."""
+
+    def __init__(self, index: FrameIndex, folder: str) -> None:
+        """`folder`: what relative file names count from."""
+        self.header = index.header
+        self._index = index
+        self._folder = folder
+        self._dtype = np.dtype(index.dtype)
+        self._sources: dict[str, Source] = {}
+
+    def angles(self) -> NDArray[np.float64]:
+        """Rotation angle of every projection, radian, shape (n_projections,)."""
+        return np.array(self._index.angles, np.float64)
+
+    def read(self, kind: Kind, rows: slice, frames: slice = slice(None)) -> Rows:
+        """Detector rows of one kind of frame, shape (n_frames, n_rows, n_columns), in native byte order.
+
+        `rows` has step 1. Frames that lie side by side in a file are read as one piece.
+        """
+        segments: tuple[Segment, ...] = getattr(self._index, kind)
+        first, end, step = rows.indices(self.header.n_rows)
+        if step != 1:
+            raise ValueError(f"rows are read with step 1, not {step}")
+        pieces = list(_picked(segments, frames))
+        shape = (sum(piece.count for piece in pieces), max(0, end - first), self.header.n_columns)
+        block = np.empty(shape, self._dtype.newbyteorder("="))
+        position = 0
+        for piece in pieces:
+            into = block[position : position + piece.count]
+            if into.size:
+                self._read(piece, first, end, into)
+            position += piece.count
+        return block
+
+    def _read(self, piece: Segment, first: int, end: int, into: Rows) -> None:
+        if piece.container == "constant":
+            into[...] = piece.value
+            return
+        path = os.path.join(self._folder, piece.file)
+        with translated(path):
+            if piece.container == "hdf5":
+                frames = np.s_[piece.first : piece.first + piece.count, first:end]
+                self._dataset(path, piece.place).read_direct(into, frames)
+            elif piece.container == "raw":
+                self._read_raw(path, piece, first, end, into)
+            else:
+                raise NotImplementedError  # the TIFF pages come here
+
+    def _dataset(self, path: str, place: str) -> h5py.Dataset:
+        if path not in self._sources:
+            self._sources[path] = Source(path)
+        dataset = self._sources[path].dataset(place)
+        if dataset is None:
+            raise ScanUnreadable(
+                f"{path} has no data set {place}", hint="the file was changed; submit it again"
+            )
+        return dataset
+
+    def _read_raw(self, path: str, piece: Segment, first: int, end: int, into: Rows) -> None:
+        line = self.header.n_columns * self._dtype.itemsize
+        stride = piece.stride or self.header.n_rows * line
+        with open(path, "rb") as file:
+            for i in range(piece.count):
+                wanted = (end - first) * line
+                raw = os.pread(file.fileno(), wanted, piece.offset + i * stride + first * line)
+                if len(raw) < wanted:
+                    raise ScanUnreadable(f"{path} ends within a frame", hint="copy it again")
+                into[i] = np.frombuffer(raw, self._dtype).reshape(end - first, -1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for source in self._sources.values():
+            source.close()
+        self._sources.clear()
+
+
+def _picked(segments: tuple[Segment, ...], frames: slice) -> list[Segment]:
+    """The runs that a slice of all frames leaves."""
+    total = sum(segment.count for segment in segments)
+    first, end, step = frames.indices(total)
+    if (first, end, step) == (0, total, 1):
+        return list(segments)
+    wanted = np.arange(total)[frames]
+    picked: list[Segment] = []
+    begin = 0
+    for segment in segments:
+        inside = wanted[(wanted >= begin) & (wanted < begin + segment.count)] - begin
+        begin += segment.count
+        picked += [_part(segment, int(i)) for i in inside] if step != 1 else _run(segment, inside)
+    return picked
+
+
+def _run(segment: Segment, inside: NDArray[np.int64]) -> list[Segment]:
+    return [] if len(inside) == 0 else [_part(segment, int(inside[0]), len(inside))]
+
+
+def _part(segment: Segment, skip: int, count: int = 1) -> Segment:
+    """`count` frames of a segment after the first `skip`; needs a stride for raw frames."""
+    return msgspec.structs.replace(
+        segment, first=segment.first + skip, offset=segment.offset + skip * segment.stride, count=count
+    )
