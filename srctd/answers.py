@@ -1,5 +1,6 @@
 """What the control room may ask and tell, one method per command of the control socket."""
 
+import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,10 +10,11 @@ from typing import Annotated, Any
 import msgspec
 
 from srctd import view
-from srctd.adapters import space
+from srctd.adapters import space, sync
 from srctd.adapters.control import BadRequest
 from srctd.adapters.pool import Pool
 from srctd.config import Config
+from srctd.core.completion import Message
 from srctd.core.errors import SrctdError
 from srctd.core.lifecycle import Released, Scan, Status, Step, affected
 from srctd.core.recipe import parse_setting
@@ -33,6 +35,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     step: Step | None = None
     set: tuple[str, ...] = ()
     """KEY=VALUE each."""
+    path: str = ""
+    """Of a scan that has ended, absolute."""
+    frames: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] | None = None
+    """How many were taken, of all kinds together."""
+    aborted: str = ""
+    """Why the acquisition was broken off; empty if it was not."""
     limit: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = STATUS_SCANS
 
 
@@ -53,6 +61,7 @@ class Answers:
             "scan": self._scan,
             "why": self._why,
             "retry": self._retry,
+            "submit": self._submit,
         }
 
     async def answer(self, fields: dict[str, Any]) -> Answer:
@@ -73,8 +82,15 @@ class Answers:
         return {
             "daemon": view.daemon_facts(self._started_at),
             "roots": [
-                {"path": root.path, "problems": list(self._intake.problems.get(root.path, ()))}
-                for root in self._config.watch
+                {
+                    "path": site.root.path,
+                    "file_system": site.system.kind,
+                    "signals": "listing"
+                    if site.system.remote or site.bell_problem
+                    else "inotify and listing",
+                    "problems": list(site.problems),
+                }
+                for site in self._intake.sites
             ],
             "scans": [
                 view.scan_row(scan, jobs.get(scan.id) or self._pool.jobs_of(scan.id)) for scan in scans
@@ -122,6 +138,26 @@ class Answers:
             )
         scan = await self._engine.happen(Released(scan=scan.id, again=again, overrides=overrides))
         return view.scan_row(scan, self._pool.jobs_of(scan.id))
+
+    async def _submit(self, request: Request) -> Answer:
+        path = os.path.normpath(request.path)
+        if not os.path.isabs(path):
+            raise BadRequest(
+                f"{request.path!r} is no absolute path", hint="name the scan's file or folder in full"
+            )
+        if not await asyncio.to_thread(os.path.exists, path):
+            raise BadRequest(
+                f"{path} does not exist for the daemon", hint="is it mounted on the daemon's machine?"
+            )
+        if sync.inside(path, self._config.storage.shared) and not self._watched(path):
+            raise BadRequest(f"{path} lies among the results", hint="`srctd retry` does a scan again")
+        path = await asyncio.to_thread(os.path.realpath, path)
+        message = Message(frames=request.frames, aborted=request.aborted)
+        await self._intake.told(path, message)
+        return {"path": path, "known": scan.id if (scan := self._engine.at(path)) else ""}
+
+    def _watched(self, path: str) -> bool:
+        return any(sync.inside(path, root.path) for root in self._config.watch)
 
     def _named(self, request: Request) -> Scan:
         """The scan that is meant: by identifier, by path, or by file name; the newest where several fit."""

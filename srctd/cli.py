@@ -65,6 +65,11 @@ def _add_daemon(commands: Any) -> None:
     why = _command(commands, "why", _why, "say why a scan is where it is")
     why.add_argument("scan", help="identifier, path or file name")
     _client(why)
+    submit = _command(commands, "submit", _submit, "say that the scan at a path has ended")
+    submit.add_argument("path", help="its file or folder")
+    submit.add_argument("--frames", type=_positive, help="how many were taken, of all kinds together")
+    submit.add_argument("--aborted", metavar="REASON", default="", help="the acquisition was broken off")
+    _client(submit)
     retry = _command(commands, "retry", _retry, "let a held scan go on, or do steps again")
     retry.add_argument("scan", help="identifier, path or file name")
     retry.add_argument("--step", help="do this step and all that follow again")
@@ -211,6 +216,18 @@ def _why(options: argparse.Namespace) -> int:
     else:
         for sentence in answer["sentences"]:
             terminal.console().print(sentence, markup=False)
+    return 0
+
+
+def _submit(options: argparse.Namespace) -> int:
+    request = {"cmd": "submit", "path": os.path.abspath(options.path), "aborted": options.aborted}
+    answer = _ask(options, request | ({"frames": options.frames} if options.frames else {}))
+    if options.json:
+        _json(answer)
+    else:
+        terminal.console().print(
+            f"{answer['path']}: noted; `srctd why` says what becomes of it", markup=False
+        )
     return 0
 
 

@@ -50,12 +50,12 @@ class Copies:
             if same and not task.cancelled() and task.exception() is None:
                 return task.result()
         async with self._places:
-            return await _interruptible(sync.copy, manifest.folder, manifest.files, part)
+            return await _interruptible(sync.copy, manifest, part)
 
     async def digest_in_place(self, manifest: Manifest) -> Manifest:
         """The manifest, with digests, of a scan that is not copied."""
         async with self._places:
-            return await _interruptible(sync.digest_in_place, manifest.folder, manifest.files)
+            return await _interruptible(sync.digest_in_place, manifest)
 
     async def _copy_ahead(
         self, manifest: Manifest, part: Path, before: asyncio.Task[Manifest] | None
@@ -64,7 +64,7 @@ class Copies:
             await asyncio.wait([before])
         async with self._places:
             await asyncio.to_thread(self._storage.require, manifest.size, self._reserve, manifest.main)
-            return await _interruptible(sync.copy, manifest.folder, manifest.files, part)
+            return await _interruptible(sync.copy, manifest, part)
 
 
 def _look_at(task: asyncio.Task[Manifest]) -> None:

@@ -31,9 +31,11 @@ from srctd.copies import Copies
 from srctd.core.datasets import CatalogObject
 from srctd.core.errors import ConfigError, SrctdError
 from srctd.core.lifecycle import Scan
+from srctd.core.scan import Manifest
 from srctd.engine import Engine, JournalThread
 from srctd.formats.isolated import IsolatedReader
 from srctd.intake import Intake
+from srctd.messages import Messages
 from srctd.steps import GIGABYTE, Services, part_folder
 
 log = structlog.get_logger()
@@ -103,10 +105,12 @@ class Daemon:
             reader=self._reader,
             storage=storage,
             copies=copies,
+            manifest=self._manifest,
         )
         timeouts = {**STEP_TIMEOUTS, **config.daemon.step_timeout_seconds}
         self.engine = Engine(self.journal, self._thread, services, timeouts, self.control.publish)
-        self.intake = Intake(config, self.engine, self._reader, copies)
+        messages = Messages(self.journal, self._thread)
+        self.intake = Intake(config, self.engine, self._reader, copies, messages)
         self.answers = Answers(config, self.engine, self.intake, self.pool, self._catalog_url)
 
     async def run(self) -> None:
@@ -147,6 +151,9 @@ class Daemon:
             self._thread.close()
             self.journal.close()
         log.info("daemon.stopped")
+
+    async def _manifest(self, scan: str) -> Manifest:
+        return await self._thread.call(self.journal.manifest, scan)
 
     def _sweep(self, scans: Sequence[Scan]) -> None:
         """Remove what superseded scans left of a copy."""

@@ -79,7 +79,8 @@ class Engine:
         steps: Mapping[Step, StepFunction] = STEPS,
     ) -> None:
         self.scans: dict[str, Scan] = {}
-        self._latest: dict[str, str] = {}  # path -> scan
+        self._at: dict[str, set[str]] = {}  # path -> scans that are, or were seen, there
+        self._with_content: dict[str, set[str]] = {}
         self._journal = journal
         self._thread = thread
         self._services = services
@@ -104,15 +105,36 @@ class Engine:
         """Put an event in line. Call it in the event loop's thread."""
         self._events.put_nowait(event)
 
-    def latest(self, path: str) -> Scan | None:
-        """The newest revision of the scan at a path."""
-        return self.scans.get(self._latest.get(path, ""))
+    def at(self, path: str) -> Scan | None:
+        """The scan at a path: the first member of the newest revision, else one that was seen there."""
+        newest = self.newest_at(path)
+        if newest:
+            return newest[0]
+        seen = (self.scans[name] for name in self._at.get(path, ()))
+        return max(
+            seen, key=lambda scan: (not scan.superseded, scan.completed_at, -scan.member), default=None
+        )
+
+    def newest_at(self, path: str) -> list[Scan]:
+        """All members of the newest revision of the scan whose own path this is."""
+        own = [scan for name in self._at.get(path, ()) if (scan := self.scans[name]).path == path]
+        revision = max((scan.revision for scan in own), default=0)
+        return sorted((scan for scan in own if scan.revision == revision), key=lambda scan: scan.member)
+
+    def with_content(self, content: str) -> list[Scan]:
+        """All members of the newest scan with a content, wherever it lies; none for an empty digest."""
+        same = [self.scans[name] for name in self._with_content.get(content, ()) if content]
+        alive = sorted((scan for scan in same if not scan.superseded), key=lambda scan: scan.completed_at)
+        newest = [
+            scan for scan in alive if (scan.path, scan.revision) == (alive[-1].path, alive[-1].revision)
+        ]
+        return sorted(newest, key=lambda scan: scan.member)
 
     def _keep(self, scan: Scan) -> None:
         self.scans[scan.id] = scan
-        newest = self.latest(scan.path)
-        if newest is None or scan.revision > newest.revision:
-            self._latest[scan.path] = scan.id
+        for path in (scan.path, *scan.seen_at):
+            self._at.setdefault(path, set()).add(scan.id)
+        self._with_content.setdefault(scan.content, set()).add(scan.id)
 
     def running(self, scan: str) -> frozenset[Step]:
         """Steps of a scan that are being carried out now."""
@@ -229,7 +251,7 @@ def _summary(scan: Scan, event: AnyEvent) -> dict[str, Any]:
     body: dict[str, Any] = {"scan": scan.id, "at": time.time()}
     match event:
         case Completed():
-            body |= {"path": scan.path, "bytes": scan.manifest.size}
+            body |= {"path": scan.path, "bytes": scan.source.bytes, "files": scan.source.files}
         case StepDone(step=step, seconds=seconds):
             body |= {"step": str(step), "seconds": round(seconds, 3), "scan_done": scan.done}
         case StepFailed(step=step, reason=reason, retry_at=retry_at):

@@ -3,7 +3,7 @@
 import msgspec
 
 from srctd.core.messages import PreviewResult, RowsResult
-from srctd.core.scan import Manifest, Owner, ScanHeader, Volume
+from srctd.core.scan import Owner, ScanHeader, Volume
 
 
 class Identified(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,8 +26,9 @@ class Synced(msgspec.Struct, frozen=True, kw_only=True):
     """SUBMIT: where the input lies, proven."""
 
     input: str
+    """What is opened there."""
     in_place: bool
-    manifest: Manifest
+    """Whether that is the original, or another member's copy."""
 
 
 class Submitted(msgspec.Struct, frozen=True, kw_only=True):

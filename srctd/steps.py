@@ -25,7 +25,7 @@ from srctd.copies import Copies
 from srctd.core import datasets, plan, recipe
 from srctd.core.completion import State, Verdict
 from srctd.core.datasets import Acquisition, CatalogObject, Picture, Site
-from srctd.core.errors import HoldError, ScanUnreadable
+from srctd.core.errors import HoldError, ScanUnreadable, StorageUnavailable
 from srctd.core.lifecycle import Scan, Step
 from srctd.core.messages import Job, PreviewJob, PreviewResult, RowsJob, RowsResult
 from srctd.core.recipe import Origin, Parameter, ParameterFile, Recipe
@@ -106,6 +106,8 @@ class Services:
     reader: IsolatedReader
     storage: SharedStorage
     copies: Copies
+    manifest: Callable[[str], Awaitable[Manifest]]
+    """The files of a scan, by its identifier."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +124,7 @@ class Work:
     @property
     def task_folder(self) -> Path:
         """The scan's folder on shared storage."""
-        account = self.result(Step.IDENTIFY, Identified).owner.account
-        return Path(self.services.config.storage.shared) / account / self.scan.task
+        return task_folder(self.services.config, self.scan)
 
     def name(self, stem: str, suffix: str = "") -> str:
         """Name of a result inside the task folder; results of a later run stand beside the earlier ones."""
@@ -149,7 +150,7 @@ async def identify(work: Work) -> Identified:
 
 async def check(work: Work) -> Checked:
     """Read the header; refuse what cannot be reconstructed; make sure there is room for copy and volume."""
-    header = await asyncio.to_thread(work.services.reader.header, work.scan.manifest.main)
+    header = await asyncio.to_thread(work.services.reader.header, work.scan.source.main)
     verdict = msgspec.json.decode(work.scan.verdict, type=Verdict)
     if verdict.state is State.STALLED:
         raise ScanUnreadable(
@@ -159,7 +160,8 @@ async def check(work: Work) -> Checked:
     storage = work.services.config.storage
     in_place = sync.inside(work.scan.path, storage.shared)
     part = part_folder(work.services.config, work.scan.path, work.scan.id)
-    to_copy = 0 if in_place else work.scan.manifest.size - await asyncio.to_thread(_bytes_in, part)
+    copied = in_place or bool(work.scan.leader)
+    to_copy = 0 if copied else work.scan.source.bytes - await asyncio.to_thread(_bytes_in, part)
     needed = header.volume_bytes + max(0, to_copy)
     reserve = int(storage.reserve_gigabytes * GIGABYTE)
     await asyncio.to_thread(work.services.storage.require, needed, reserve, f"scan {work.scan.id}")
@@ -168,18 +170,34 @@ async def check(work: Work) -> Checked:
 
 async def sync_input(work: Work) -> Synced:
     """Copy the scan to shared storage, or leave it where it is if it lies there already; prove it by digests."""
-    in_place = work.result(Step.CHECK, Checked).in_place
-    manifest, final = work.scan.manifest, work.task_folder
+    in_place = work.result(Step.CHECK, Checked).in_place or bool(work.scan.leader)
+    final = work.task_folder
     part = part_folder(work.services.config, work.scan.path, work.scan.id)
     proven = await asyncio.to_thread(sync.published, final)
     if proven is None and in_place:
-        proven = await work.services.copies.digest_in_place(manifest)
+        proven = await _proven_in_place(work)
         await asyncio.to_thread(sync.write_manifest, part, proven, None)
     elif proven is None:
+        manifest = await work.services.manifest(work.scan.id)
         proven = await work.services.copies.copy(work.scan.id, manifest, part)
     await asyncio.to_thread(sync.publish, part, final)
-    opened = manifest.main if in_place else str(final / "input" / manifest.files[0].path)
-    return Synced(input=opened, in_place=in_place, manifest=proven)
+    opened = proven if in_place else msgspec.structs.replace(proven, folder=str(final / "input"))
+    return Synced(input=opened.main, in_place=in_place)
+
+
+async def _proven_in_place(work: Work) -> Manifest:
+    """The digests of files that are not copied: they lie on shared storage, or another member has copied them."""
+    if not work.scan.leader:
+        return await work.services.copies.digest_in_place(await work.services.manifest(work.scan.id))
+    holder = work.task_folder.with_name(work.scan.leader_task)
+    proven = await asyncio.to_thread(sync.published, holder)
+    if proven is None:
+        raise StorageUnavailable(
+            f"{work.scan.id} waits for {work.scan.leader}, whose copy of the files it reads"
+        )
+    if work.result(Step.CHECK, Checked).in_place:
+        return proven
+    return msgspec.structs.replace(proven, folder=str(holder / "input"))
 
 
 async def submit(work: Work) -> Submitted:
@@ -268,7 +286,9 @@ async def reconstruct(work: Work) -> Reconstructed:
 
 async def register(work: Work) -> Registered:
     """Post the raw data set with its files."""
-    objects = datasets.raw_documents(_site(work), _acquisition(work))
+    objects = datasets.raw_documents(_site(work), await _acquisition(work))
+    if work.scan.leader:  # it registers the files for all members
+        return Registered(raw_pid=objects[0].dataset_pid, posted=False)
     return Registered(raw_pid=objects[0].dataset_pid, posted=await _post(work, "raw/", objects))
 
 
@@ -285,7 +305,7 @@ async def publish(work: Work) -> Published:
         finished_at=built.finished_at,
         pictures=(await _stored(_picture, folder / shown.picture),),
     )
-    site, acquired = _site(work), _acquisition(work)
+    site, acquired = _site(work), await _acquisition(work)
     record = folder / work.name("record", ".json")
     await asyncio.to_thread(sync.write_atomic, record, datasets.record(site, acquired, made))
     files = (*made.files.files, await _stored(_described, folder, record.name))
@@ -312,6 +332,12 @@ STEPS: Mapping[Step, StepFunction] = {
 
 
 # --- parts ------------------------------------------------------------------------------------------------
+
+
+def task_folder(config: Config, scan: Scan) -> Path:
+    """A scan's folder on shared storage; its owner must be known."""
+    identified = msgspec.json.decode(scan.step(Step.IDENTIFY).result, type=Identified)
+    return Path(config.storage.shared) / identified.owner.account / scan.task
 
 
 def part_folder(config: Config, path: str, scan: str) -> Path:
@@ -399,13 +425,16 @@ def _site(work: Work) -> Site:
     )
 
 
-def _acquisition(work: Work) -> Acquisition:
-    synced = work.result(Step.SYNC, Synced)
-    folder = synced.manifest.folder if synced.in_place else str(work.task_folder / "input")
+async def _acquisition(work: Work) -> Acquisition:
+    proven = await asyncio.to_thread(sync.published, work.task_folder)
+    if proven is None:
+        raise StorageUnavailable(f"{work.task_folder} is not there: is shared storage mounted?")
+    if not work.result(Step.SYNC, Synced).in_place:
+        proven = msgspec.structs.replace(proven, folder=str(work.task_folder / "input"))
     return Acquisition(
         scan=work.scan,
         header=work.result(Step.CHECK, Checked).header,
-        manifest=msgspec.structs.replace(synced.manifest, folder=folder),
+        manifest=proven,
         owner=work.result(Step.IDENTIFY, Identified).owner,
     )
 

@@ -49,7 +49,8 @@ def scan_details(scan: Scan, jobs: ScanJobs) -> dict[str, Any]:
     return {
         **row,
         "steps": steps,
-        "bytes": scan.manifest.size,
+        "bytes": scan.source.bytes,
+        "files": scan.source.files,
         **_results(scan),
         **_latency(scan, jobs),
     }

@@ -61,7 +61,7 @@ def acquisition(
     owner = Owner(
         account="p1", owner="Ada L.", owner_group="p1", access_groups=("p1", "staff"), email="ada@site.org"
     )
-    scan = a_scan(id=scan_id, manifest=listed, completed_at=COMPLETED_AT)
+    scan = a_scan(id=scan_id, completed_at=COMPLETED_AT)
     given: dict[str, object] = {"scan": scan, "header": header(), "manifest": listed, "owner": owner}
     return Acquisition(**(given | changes))  # type: ignore[arg-type]
 

@@ -1,11 +1,15 @@
 """Small valid objects for tests."""
 
 from srctd.core.lifecycle import Scan
-from srctd.core.scan import FileEntry, Manifest, ScanHeader
+from srctd.core.scan import FileEntry, Manifest, ScanHeader, SourceFiles
 
 
 def a_manifest(folder: str = "/data/detector", name: str = "tooth.h5", size: int = 10) -> Manifest:
-    return Manifest(folder=folder, files=(FileEntry(path=name, size=size, mtime_ns=1),))
+    return Manifest(folder=folder, files=(FileEntry(path=name, size=size, mtime_ns=1),), opened=name)
+
+
+def a_source(folder: str = "/data/detector", name: str = "tooth.h5", size: int = 10) -> SourceFiles:
+    return SourceFiles(folder=folder, opened=name, files=1, bytes=size, fingerprint=f"{folder}/{name}:{size}")
 
 
 def a_scan(**changes: object) -> Scan:
@@ -15,7 +19,7 @@ def a_scan(**changes: object) -> Scan:
         "root": "/data/detector",
         "revision": 1,
         "task": "tooth_20261122T120000Z",
-        "manifest": a_manifest(),
+        "source": a_source(),
         "completed_at": 1_800_000_000.0,
     }
     return Scan(**{**values, **changes})

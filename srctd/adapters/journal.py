@@ -17,17 +17,25 @@ import msgspec
 
 from srctd.core.errors import JournalError
 from srctd.core.lifecycle import AnyEvent, Completed, Scan, Status, Step, StepDone, StepFailed, StepState
-from srctd.core.scan import Manifest
+from srctd.core.scan import Manifest, Series, SourceFiles
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x73726374
 BUSY_SECONDS = 5.0
 LARGEST_RESULT_BYTES = 4096
 """Results beyond this stay out of the events; the steps have them."""
 
 _JOURNALED = frozenset({Status.DONE, Status.RETRYING, Status.HELD})
+_COLUMNS = (
+    "id, path, root, revision, task, member, members, leader, series, content, source, completed_at, verdict,"
+    " seen_at, superseded, overrides, run"
+)
+"""Of a scan, without the list of its files."""
 _manifests = msgspec.json.Decoder(Manifest)
 _overrides = msgspec.json.Decoder(dict[str, bool | int | float | str | None])
+_series = msgspec.json.Decoder(Series | None)
+_sources = msgspec.json.Decoder(SourceFiles)
+_places = msgspec.json.Decoder(dict[str, str])
 
 
 class JournalEvent(NamedTuple):
@@ -94,14 +102,22 @@ class Journal:
             steps: dict[str, dict[Step, StepState]] = {}
             for row in self._db.execute("SELECT * FROM steps"):
                 steps.setdefault(row["scan"], {})[Step(row["step"])] = _step_state(row)
-            rows = self._db.execute("SELECT * FROM scans ORDER BY completed_at, rowid")
+            rows = self._db.execute(f"SELECT {_COLUMNS} FROM scans ORDER BY completed_at, rowid")
             return [_scan(row, steps.get(row["id"], {})) for row in rows]
+
+    def manifest(self, scan: str) -> Manifest:
+        """The files of a scan as they were judged."""
+        with self._guarded("read"):
+            row = self._db.execute("SELECT manifest FROM scans WHERE id = ?", (scan,)).fetchone()
+            if row is None:
+                raise JournalError(f"journal {self._path}: no scan {scan}")
+            return _manifests.decode(row["manifest"])
 
     def commit(self, scan: Scan, event: AnyEvent, at: float) -> int:
         """Make an event (UTC timestamp `at`) and the scan after it durable; return the event's sequence number."""
         with self._guarded("write"), self._transaction():
             if isinstance(event, Completed):
-                self._enter(scan)
+                self._enter(scan, event.manifest)
             self._update(scan, at)
             cursor = self._db.execute(
                 "INSERT INTO events (at, scan, topic, body) VALUES (?, ?, ?, ?)",
@@ -120,6 +136,26 @@ class Journal:
                 JournalEvent(row["sequence"], row["at"], row["scan"], row["topic"], row["body"].encode())
                 for row in rows
             ]
+
+    # --- messages of acquisitions ---------------------------------------------------------------------------
+
+    def messages(self) -> dict[str, bytes]:
+        """What was told of scans that are not judged yet: JSON by path."""
+        with self._guarded("read"):
+            rows = self._db.execute("SELECT path, body FROM messages")
+            return {row["path"]: row["body"].encode() for row in rows}
+
+    def put_message(self, path: str, body: bytes, at: float) -> None:
+        """Keep a message (JSON, UTC timestamp `at`); a later one about the same path replaces it."""
+        with self._guarded("write"), self._transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO messages (path, body, at) VALUES (?, ?, ?)", (path, _text(body), at)
+            )
+
+    def drop_message(self, path: str) -> None:
+        """Forget a message: its scan was judged."""
+        with self._guarded("write"), self._transaction():
+            self._db.execute("DELETE FROM messages WHERE path = ?", (path,))
 
     # --- outbox -------------------------------------------------------------------------------------------
 
@@ -181,28 +217,42 @@ class Journal:
                 self._db.execute("ROLLBACK")
             raise
 
-    def _enter(self, scan: Scan) -> None:
-        self._db.execute(
-            "INSERT INTO scans (id, path, root, revision, task, manifest, completed_at, verdict)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (id) DO UPDATE SET manifest = excluded.manifest, verdict = excluded.verdict",
-            (
+    def _enter(self, scan: Scan, manifest: Manifest) -> None:
+        values = (
+            *(
                 scan.id,
                 scan.path,
                 scan.root,
                 scan.revision,
                 scan.task,
-                _json(scan.manifest),
-                scan.completed_at,
-                _text(bytes(scan.verdict)),
+                scan.member,
+                scan.members,
+                scan.leader,
             ),
+            *(_json(scan.series), scan.content, _json(scan.source), scan.completed_at),
+            *(
+                _text(bytes(scan.verdict)),
+                _json(scan.seen_at),
+                scan.superseded,
+                _json(scan.overrides),
+                scan.run,
+            ),
+        )
+        places = ", ".join("?" * (len(values) + 1))
+        self._db.execute(
+            f"INSERT INTO scans ({_COLUMNS}, manifest) VALUES ({places})"
+            " ON CONFLICT (id) DO UPDATE SET manifest = excluded.manifest, verdict = excluded.verdict",
+            (*values, _json(manifest)),
         )
 
     def _update(self, scan: Scan, at: float) -> None:
         """What may change after a scan has entered. Its manifest, which can be long, is written once."""
         cursor = self._db.execute(
-            "UPDATE scans SET superseded = ?, overrides = ?, run = ? WHERE id = ?",
-            (scan.superseded, _json(scan.overrides), scan.run, scan.id),
+            "UPDATE scans SET path = ?, source = ?, seen_at = ?, superseded = ?, overrides = ?, run = ? WHERE id = ?",
+            (
+                *(scan.path, _json(scan.source), _json(scan.seen_at), scan.superseded),
+                *(_json(scan.overrides), scan.run, scan.id),
+            ),
         )
         if cursor.rowcount != 1:
             raise JournalError(f"journal {self._path}: no scan {scan.id}")
@@ -303,7 +353,13 @@ def _scan(row: sqlite3.Row, steps: dict[Step, StepState]) -> Scan:
         root=row["root"],
         revision=row["revision"],
         task=row["task"],
-        manifest=_manifests.decode(row["manifest"]),
+        member=row["member"],
+        members=row["members"],
+        leader=row["leader"],
+        series=_series.decode(row["series"]),
+        content=row["content"],
+        source=_sources.decode(row["source"]),
+        seen_at=_places.decode(row["seen_at"]),
         completed_at=row["completed_at"],
         verdict=msgspec.Raw(row["verdict"].encode()),
         superseded=bool(row["superseded"]),
@@ -339,8 +395,8 @@ def _event_body(event: AnyEvent) -> str:
                 "path": entered.path,
                 "revision": entered.revision,
                 "task": entered.task,
-                "files": len(entered.manifest.files),
-                "bytes": entered.manifest.size,
+                "files": entered.source.files,
+                "bytes": entered.source.bytes,
             }
             return _json(body)
         case StepDone(result=result) if len(bytes(result)) > LARGEST_RESULT_BYTES:

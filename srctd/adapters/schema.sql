@@ -4,21 +4,28 @@
 BEGIN IMMEDIATE;
 
 PRAGMA application_id = 0x73726374;
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 
 CREATE TABLE scans (
     id           TEXT PRIMARY KEY,
-    path         TEXT NOT NULL,                 -- canonical path of the file that is opened
+    path         TEXT NOT NULL,                 -- canonical path of the file or folder that is opened
     root         TEXT NOT NULL,                 -- watched root, empty if submitted by hand
     revision     INTEGER NOT NULL,
     task         TEXT NOT NULL UNIQUE,          -- name of the task directory
-    manifest     TEXT NOT NULL,                 -- JSON
+    member       INTEGER NOT NULL,              -- of the scans that the files hold
+    members      INTEGER NOT NULL,
+    leader       TEXT NOT NULL,                 -- the first member, whose copy serves all; empty: this one itself
+    series       TEXT NOT NULL,                 -- JSON
+    content      TEXT NOT NULL,                 -- digest that is the same wherever the files lie
+    source       TEXT NOT NULL,                 -- JSON, the files in short
+    manifest     TEXT NOT NULL,                 -- JSON, every file; long, and read only where it is needed
     completed_at REAL NOT NULL,
     verdict      TEXT NOT NULL,                 -- JSON, with its evidence
+    seen_at      TEXT NOT NULL DEFAULT '{}',    -- JSON
     superseded   INTEGER NOT NULL DEFAULT 0,
     overrides    TEXT NOT NULL DEFAULT '{}',    -- JSON
     run          INTEGER NOT NULL DEFAULT 1,    -- counts reconstructions that were published
-    UNIQUE (path, revision)
+    UNIQUE (path, revision, member)
 ) STRICT;
 
 -- Steps that wait or run have no row: after a crash they are done again.
@@ -33,6 +40,13 @@ CREATE TABLE steps (
     seconds     REAL NOT NULL,
     finished_at REAL NOT NULL,                  -- when the step came to this status
     PRIMARY KEY (scan, step)
+) STRICT, WITHOUT ROWID;
+
+-- What acquisitions told of themselves ("the scan at this path has ended"), until the scan is judged.
+CREATE TABLE messages (
+    path TEXT PRIMARY KEY,
+    body TEXT NOT NULL,                         -- JSON
+    at   REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE outbox (

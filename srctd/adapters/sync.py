@@ -59,13 +59,13 @@ def _ignore(_: int) -> None:
 # --- a scan -----------------------------------------------------------------------------------------------
 
 
-def copy(source: str, files: Sequence[FileEntry], part: Path, progress: Progress = _ignore) -> Manifest:
-    """Copy `files` below the folder `source` into `part/input`, manifest last; return it with the digests.
+def copy(wanted: Manifest, part: Path, progress: Progress = _ignore) -> Manifest:
+    """Copy the files of a scan into `part/input`, manifest last; return it with the digests.
 
     Raises `SourceChanged`, `ScanUnreadable` (a name or file that must not be copied), `NoSpace` (then `part` is
     removed), `NotPermitted`, `StorageUnavailable`.
     """
-    folder = part / INPUT
+    folder, source, files = part / INPUT, wanted.folder, wanted.files
     names = _checked_names(source, files)
     try:
         make_folder(folder)
@@ -81,7 +81,7 @@ def copy(source: str, files: Sequence[FileEntry], part: Path, progress: Progress
                     notes.flush()
                 proven.append(entry)
         _settle(folder, names)
-        manifest = Manifest(folder=source, files=tuple(proven))
+        manifest = msgspec.structs.replace(wanted, files=tuple(proven))
         write_manifest(part, manifest, f"{INPUT}/")
     except NoSpace:
         shutil.rmtree(part, ignore_errors=True)
@@ -91,8 +91,9 @@ def copy(source: str, files: Sequence[FileEntry], part: Path, progress: Progress
     return manifest
 
 
-def digest_in_place(folder: str, files: Sequence[FileEntry], progress: Progress = _ignore) -> Manifest:
+def digest_in_place(wanted: Manifest, progress: Progress = _ignore) -> Manifest:
     """The manifest, with digests, of files that stay where they are. Raises as `copy` does for its source."""
+    folder, files = wanted.folder, wanted.files
     _checked_names(folder, files)
     proven = []
     for file in files:
@@ -104,7 +105,7 @@ def digest_in_place(folder: str, files: Sequence[FileEntry], progress: Progress 
                 progress(len(block))
             _check_unchanged(source, f"{folder}/{file.path}", file)
         proven.append(msgspec.structs.replace(file, digest=digest.hexdigest()))
-    return Manifest(folder=folder, files=tuple(proven))
+    return msgspec.structs.replace(wanted, files=tuple(proven))
 
 
 def write_manifest(part: Path, manifest: Manifest, prefix: str | None) -> None:

@@ -153,7 +153,8 @@ def record(site: Site, acquired: Acquisition, made: Reconstruction) -> bytes:
 def _raw_identifier(site: Site, acquired: Acquisition) -> str:
     """The files' digests take part: other content at the same path is another dataset."""
     files = [(file.path, file.size, file.digest) for file in acquired.manifest.files]
-    return raw_pid(site.pid_prefix, site.beamline, acquired.scan.id, msgspec.json.encode(files).decode())
+    scan = acquired.scan.leader or acquired.scan.id
+    return raw_pid(site.pid_prefix, site.beamline, scan, msgspec.json.encode(files).decode())
 
 
 def _derived_identifier(site: Site, acquired: Acquisition, made: Reconstruction) -> str:

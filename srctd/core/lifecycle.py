@@ -15,7 +15,7 @@ from enum import StrEnum
 
 import msgspec
 
-from srctd.core.scan import Manifest
+from srctd.core.scan import Manifest, Series, SourceFiles
 
 
 class Step(StrEnum):
@@ -73,17 +73,28 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     path: str
-    """Canonical path of the file that is opened."""
+    """Canonical path of the file or folder that is opened."""
     root: str
     """Watched root under which it was found, or empty if it was submitted by hand."""
     revision: int
     task: str
     """Name of the task directory, unique among all scans."""
-    manifest: Manifest
+    source: SourceFiles
     completed_at: float
     """UTC timestamp of the verdict."""
     verdict: msgspec.Raw = msgspec.Raw(b"null")
     """The completion verdict with its evidence, as JSON."""
+    member: int = 0
+    """Which of the scans that the files hold, counted from 0."""
+    members: int = 1
+    leader: str = ""
+    """The first member, whose copy of the files and whose raw data set serve all; empty: this one itself."""
+    series: Series | None = None
+    """What the names of its neighbors say of its place among them."""
+    content: str = ""
+    """Digest of names, sizes and samples of the content: the same wherever the scan lies."""
+    seen_at: dict[str, str] = {}
+    """Where else these very files were seen, or at which other time: path, fingerprint."""
     superseded: bool = False
     """The file was rewritten; a later revision goes on in its place."""
     overrides: dict[str, bool | int | float | str | None] = {}
@@ -91,6 +102,16 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     run: int = 1
     """Counts the reconstructions whose results were published; each has files of its own."""
     steps: dict[Step, StepState] = {}
+
+    @property
+    def leader_task(self) -> str:
+        """Name of the first member's task directory."""
+        return f"{self.task.rsplit('-m', 1)[0]}-m000" if self.leader else self.task
+
+    def is_at(self, path: str, fingerprint: str) -> bool:
+        """Whether files at a path are this scan's, as they were judged or seen since."""
+        here = path == self.path and fingerprint == self.source.fingerprint
+        return here or self.seen_at.get(path) == fingerprint
 
     def step(self, step: Step) -> StepState:
         """How a step stands."""
@@ -120,6 +141,16 @@ class Completed(Event, frozen=True, kw_only=True, tag="scan.completed"):
     """The scan's files are complete; carries the scan as it enters."""
 
     entered: Scan
+    manifest: Manifest
+
+
+class SeenAgain(Event, frozen=True, kw_only=True, tag="scan.seen_again"):
+    """The scan's files were found elsewhere, or with other times: renamed, copied, touched. Nothing is done again."""
+
+    path: str
+    fingerprint: str
+    moved: SourceFiles | None = None
+    """Where they are now, if they are not any more where they were."""
 
 
 class Recovered(Event, frozen=True, kw_only=True, tag="scan.recovered"):
@@ -162,7 +193,7 @@ class Superseded(Event, frozen=True, kw_only=True, tag="scan.superseded"):
     """The scan's file was rewritten; nothing more is done to this revision."""
 
 
-AnyEvent = Completed | Recovered | StepDone | StepFailed | RetryDue | Released | Superseded
+AnyEvent = Completed | SeenAgain | Recovered | StepDone | StepFailed | RetryDue | Released | Superseded
 
 
 # --- commands, in the imperative --------------------------------------------------------------------------
@@ -215,6 +246,8 @@ def advance(scan: Scan | None, event: AnyEvent) -> tuple[Scan, list[Command]]:
             return _start_ready(_with(scan, step, waiting))
         case Released():
             return _release(scan, event)
+        case SeenAgain():
+            return _see_again(scan, event)
         case Superseded():
             return msgspec.structs.replace(scan, superseded=True), []
     return scan, []
@@ -235,6 +268,19 @@ def _start_ready(scan: Scan) -> tuple[Scan, list[Command]]:
             scan = _with(scan, step, msgspec.structs.replace(scan.step(step), status=Status.RUNNING))
             commands.append(RunStep(scan=scan.id, step=step))
     return scan, commands
+
+
+def _see_again(scan: Scan, event: SeenAgain) -> tuple[Scan, list[Command]]:
+    """Remember the place; a copy that failed because the files were moved begins anew."""
+    scan = msgspec.structs.replace(scan, seen_at={**scan.seen_at, event.path: event.fingerprint})
+    if event.moved is None or scan.step(Step.SYNC).status is Status.DONE:
+        return scan, []
+    seen_at = {path: print_ for path, print_ in scan.seen_at.items() if path != event.path}
+    scan = msgspec.structs.replace(scan, path=event.path, source=event.moved, seen_at=seen_at)
+    for step in (Step.CHECK, Step.SYNC):
+        if scan.step(step).status in (Status.HELD, Status.RETRYING):
+            scan = _with(scan, step, StepState())
+    return _start_ready(scan)
 
 
 def _recover(scan: Scan) -> tuple[Scan, list[Command]]:

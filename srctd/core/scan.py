@@ -54,6 +54,24 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return self.folder == other.folder and stat(self) == stat(other)
 
 
+class SourceFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """A scan's files in short; the list itself, which may be long, is in the journal."""
+
+    folder: str
+    """Absolute."""
+    opened: str
+    """As in the manifest."""
+    files: int
+    bytes: int
+    fingerprint: str
+    """Changes with any file's name, size or time."""
+
+    @property
+    def main(self) -> str:
+        """Absolute path of what is opened."""
+        return f"{self.folder}/{self.opened}" if self.opened else self.folder
+
+
 class Shortfall(msgspec.Struct, frozen=True, kw_only=True):
     """What an incomplete scan lacks, where it is taken all the same."""
 
@@ -166,14 +184,14 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
     size: int
 
 
-def scan_id(path: str, revision: int) -> str:
-    """Durable identifier of a scan: its file's stem and 8 hexadecimal digits of path and revision.
+def scan_id(path: str, revision: int, member: int = 0) -> str:
+    """Durable identifier of a scan: its file's stem and 8 hexadecimal digits of path, revision and member.
 
-    The same canonical path and revision give the same identifier on every start of the daemon.
+    The same canonical path, revision and member give the same identifier on every start of the daemon.
     """
     stem = path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
     word = "".join(c if c.isalnum() or c in "-_" else "_" for c in stem)[:64] or "scan"
-    identity = f"{path}\0{revision}".encode()
+    identity = "\0".join((path, str(revision), *([str(member)] if member else ()))).encode()
     return f"{word}-{hashlib.blake2b(identity, digest_size=4).hexdigest()}"
 
 

@@ -19,7 +19,7 @@ import xxhash
 
 from srctd.adapters import space, sync
 from srctd.core.errors import NoSpace, NotPermitted, StorageUnavailable
-from srctd.core.scan import FileEntry
+from srctd.core.scan import FileEntry, Manifest
 
 MIB = 1 << 20
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -80,14 +80,14 @@ def test_a_disk_that_is_too_small_is_a_sentence_and_stays_as_it_was(small_disk, 
     sync.make_folder(part.parent)
     before = space.free_bytes(small_disk)
     with pytest.raises(NoSpace) as caught:
-        sync.copy(str(tmp_path / "detector"), files, part)
+        sync.copy(Manifest(folder=str(tmp_path / "detector"), files=tuple(files)), part)
     assert str(caught.value) == f"{part}/input/large cannot be written: No space left on device"
     assert "make room" in caught.value.hint
     assert not final.exists()
     assert os.listdir(part.parent) == []
     assert space.free_bytes(small_disk) == before, "what was copied so far does not fill the disk"
 
-    sync.copy(str(tmp_path / "detector"), files[:1], part)
+    sync.copy(Manifest(folder=str(tmp_path / "detector"), files=tuple(files[:1])), part)
     sync.publish(part, final)
     assert check_manifest(final) == 1
 
@@ -113,9 +113,9 @@ def test_a_disk_that_turned_read_only_may_heal(small_disk, tmp_path):
     files = scan_of(tmp_path / "detector", a=MIB)
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with pytest.raises(StorageUnavailable, match="Read-only file system"):
-        sync.copy(str(tmp_path / "detector"), files, small_disk / ".scan.part")
+        sync.copy(Manifest(folder=str(tmp_path / "detector"), files=tuple(files)), small_disk / ".scan.part")
     subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
-    sync.copy(str(tmp_path / "detector"), files, small_disk / ".scan.part")
+    sync.copy(Manifest(folder=str(tmp_path / "detector"), files=tuple(files)), small_disk / ".scan.part")
 
 
 # --- closed doors -----------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_a_source_closed_to_the_daemon_is_held_with_its_name():
         files = scan_of(folder / "detector", a=10)
         (folder / "detector/a").chmod(0)
         with as_nobody(), pytest.raises(NotPermitted, match=r"detector/a cannot be read: Permission denied"):
-            sync.copy(str(folder / "detector"), files, folder / ".scan.part")
+            sync.copy(Manifest(folder=str(folder / "detector"), files=tuple(files)), folder / ".scan.part")
 
 
 def test_a_target_closed_to_the_daemon_is_held_with_its_name():
@@ -157,7 +157,9 @@ def test_a_target_closed_to_the_daemon_is_held_with_its_name():
             as_nobody(),
             pytest.raises(NotPermitted, match=r"\.scan\.part cannot be written: Permission denied"),
         ):
-            sync.copy(str(folder / "detector"), files, folder / "account/.scan.part")
+            sync.copy(
+                Manifest(folder=str(folder / "detector"), files=tuple(files)), folder / "account/.scan.part"
+            )
 
 
 # --- kill -------------------------------------------------------------------------------------------------
@@ -180,7 +182,7 @@ def audit(event, args):
 
 from pathlib import Path
 from srctd.adapters import sync
-from srctd.core.scan import FileEntry
+from srctd.core.scan import FileEntry, Manifest
 import msgspec
 sys.addaudithook(audit)
 """
@@ -189,7 +191,7 @@ COPYING = KILLED + textwrap.dedent(
     """
     files = msgspec.json.decode(sys.argv[4], type=list[FileEntry])
     part, final = Path(target, ".scan.part"), Path(target, "scan")
-    sync.copy(sys.argv[3], files, part, point)
+    sync.copy(Manifest(folder=sys.argv[3], files=tuple(files)), part, point)
     sync.publish(part, final)
     print(points)
     """
@@ -233,7 +235,10 @@ def test_a_copy_that_is_killed_anywhere_goes_on_and_is_right(tmp_path):
         noted = target / ".scan.part/progress.jsonl"
         resumed += noted.exists() and b"digest" in noted.read_bytes()
 
-        assert sync.copy(str(tmp_path / "detector"), files, target / ".scan.part") == wanted
+        assert (
+            sync.copy(Manifest(folder=str(tmp_path / "detector"), files=tuple(files)), target / ".scan.part")
+            == wanted
+        )
         sync.publish(target / ".scan.part", final)
         assert check_manifest(final) == 4
         assert os.listdir(target) == ["scan"]

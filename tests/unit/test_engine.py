@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from factories import a_scan
+from factories import a_manifest, a_scan
 
 from srctd.core.errors import CatalogUnavailable, JournalError, ScanUnreadable
-from srctd.core.lifecycle import AnyEvent, Completed, Released, Scan, Status, Step, Superseded
+from srctd.core.lifecycle import AnyEvent, Completed, Released, Scan, SeenAgain, Status, Step, Superseded
 from srctd.engine import Engine, JournalThread
 from srctd.steps import StepFunction, Work
 
@@ -76,7 +76,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def enter(name: str = "s") -> Completed:
-    return Completed(scan=name, entered=a_scan(id=name))
+    return Completed(scan=name, entered=a_scan(id=name), manifest=a_manifest())
 
 
 def test_a_scan_runs_through_all_steps_and_each_is_journaled_once() -> None:
@@ -196,3 +196,26 @@ def test_a_journal_that_fails_ends_the_engine() -> None:
 
     with pytest.raises(JournalError, match="disk I/O error"):
         play(scenario)
+
+
+def test_scans_are_found_by_path_place_and_content():
+    async def scenario(engine: Engine, journal: MemoryJournal) -> None:
+        for name, revision, member in (("a", 1, 0), ("b", 2, 0), ("c", 2, 1)):
+            scan = a_scan(
+                id=name, revision=revision, member=member, content=f"digest{revision}", completed_at=revision
+            )
+            await engine.happen(Completed(scan=name, entered=scan, manifest=a_manifest()))
+        path = "/data/detector/tooth.h5"
+        assert [scan.id for scan in engine.newest_at(path)] == ["b", "c"]
+        assert engine.at(path).id == "b"
+        assert [scan.id for scan in engine.with_content("digest2")] == ["b", "c"]
+        assert engine.with_content("") == engine.with_content("other") == []
+        assert engine.at("/other") is None
+        await engine.happen(SeenAgain(scan="b", path="/other", fingerprint="f"))
+        assert engine.at("/other").id == "b"
+        assert engine.newest_at("/other") == [], "it is only seen there"
+        await engine.happen(Superseded(scan="b"))
+        await engine.happen(Superseded(scan="c"))
+        assert engine.with_content("digest2") == []
+
+    play(scenario)

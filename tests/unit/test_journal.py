@@ -10,7 +10,7 @@ import textwrap
 
 import msgspec
 import pytest
-from factories import a_scan
+from factories import a_manifest, a_scan, a_source
 
 from srctd.adapters.journal import Journal, OutboxObject
 from srctd.core.errors import JournalError
@@ -19,6 +19,7 @@ from srctd.core.lifecycle import (
     Recovered,
     Released,
     Scan,
+    SeenAgain,
     Status,
     Step,
     StepDone,
@@ -38,7 +39,7 @@ def journal(tmp_path):
 
 
 def entered(journal: Journal, **changes: object) -> Scan:
-    event = Completed(scan=str(changes.get("id", "s")), entered=a_scan(**changes))
+    event = Completed(scan=str(changes.get("id", "s")), entered=a_scan(**changes), manifest=a_manifest())
     scan, _ = advance(None, event)
     journal.commit(scan, event, NOW)
     return scan
@@ -239,7 +240,7 @@ def test_a_newer_version_is_refused(tmp_path):
     Journal(tmp_path / "j.sqlite").close()
     with contextlib.closing(sqlite3.connect(tmp_path / "j.sqlite")) as db:
         db.execute("PRAGMA user_version = 7")
-    with pytest.raises(JournalError, match="schema version 7, this srctd reads version 1"):
+    with pytest.raises(JournalError, match="schema version 7, this srctd reads version 2"):
         Journal(tmp_path / "j.sqlite")
 
 
@@ -270,9 +271,43 @@ def test_a_path_that_cannot_be_is_a_sentence(tmp_path):
 def test_unreadable_json_is_a_sentence(tmp_path):
     with contextlib.closing(Journal(tmp_path / "j.sqlite")) as journal:
         entered(journal)
-        journal._db.execute("UPDATE scans SET manifest = '{}'")
-        with pytest.raises(JournalError, match="cannot read"):
-            journal.load()
+        journal._db.execute("UPDATE scans SET manifest = '{}', source = '{}'")
+        for read in (journal.load, lambda: journal.manifest("s")):
+            with pytest.raises(JournalError, match="cannot read"):
+                read()
+
+
+def test_the_list_of_files_is_read_by_itself(journal):
+    entered(journal)
+    assert journal.manifest("s") == a_manifest()
+    with pytest.raises(JournalError, match="no scan other"):
+        journal.manifest("other")
+
+
+def test_where_a_scan_was_seen_again_is_kept(journal):
+    scan = entered(journal)
+    moved = a_source(folder="/elsewhere")
+    event = SeenAgain(scan="s", path="/elsewhere/tooth.h5", fingerprint="f", moved=moved)
+    scan, _ = advance(scan, event)
+    journal.commit(scan, event, 2.0)
+    (back,) = journal.load()
+    assert (back.path, back.source) == ("/elsewhere/tooth.h5", moved)
+    event = SeenAgain(scan="s", path="/copy/tooth.h5", fingerprint="g")
+    scan, _ = advance(scan, event)
+    journal.commit(scan, event, 3.0)
+    (back,) = journal.load()
+    assert back.seen_at == {"/copy/tooth.h5": "g"}
+    assert back.is_at("/copy/tooth.h5", "g")
+    assert not back.is_at("/copy/tooth.h5", "h")
+
+
+def test_messages_are_kept_until_they_are_dropped(journal):
+    journal.put_message("/d/a", b'{"frames":1}', 1.0)
+    journal.put_message("/d/a", b'{"frames":2}', 2.0)
+    journal.put_message("/d/b", b"{}", 3.0)
+    assert journal.messages() == {"/d/a": b'{"frames":2}', "/d/b": b"{}"}
+    journal.drop_message("/d/a")
+    assert list(journal.messages()) == ["/d/b"]
 
 
 # --- kill -------------------------------------------------------------------------------------------------
@@ -281,13 +316,13 @@ WRITER = textwrap.dedent(
     """
     import sys
     import msgspec
-    from factories import a_scan
+    from factories import a_manifest, a_scan
     from srctd.adapters.journal import Journal, OutboxObject
     from srctd.core.lifecycle import Completed, Step, StepDone, advance
 
     journal = Journal(sys.argv[1])
     for n in range(len(journal.load()), 100_000):
-        event = Completed(scan=f"s{n}", entered=a_scan(id=f"s{n}", path=f"/{n}", task=f"t{n}"))
+        event = Completed(scan=f"s{n}", entered=a_scan(id=f"s{n}", path=f"/{n}", task=f"t{n}"), manifest=a_manifest())
         scan, _ = advance(None, event)
         journal.commit(scan, event, float(n))
         for step in (Step.CHECK, Step.IDENTIFY):

@@ -4,7 +4,7 @@ import itertools
 
 import msgspec
 import pytest
-from factories import a_scan
+from factories import a_manifest, a_scan, a_source
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +17,7 @@ from srctd.core.lifecycle import (
     RetryDue,
     RunStep,
     Scan,
+    SeenAgain,
     Stage,
     Status,
     Step,
@@ -34,7 +35,7 @@ RESULT = msgspec.Raw(b"{}")
 
 
 def entered() -> Scan:
-    return advance(None, Completed(scan="s", entered=a_scan()))[0]
+    return advance(None, Completed(scan="s", entered=a_scan(), manifest=a_manifest()))[0]
 
 
 def done(scan: Scan, *steps: Step) -> Scan:
@@ -44,14 +45,14 @@ def done(scan: Scan, *steps: Step) -> Scan:
 
 
 def test_a_new_scan_starts_the_steps_that_need_nothing() -> None:
-    scan, commands = advance(None, Completed(scan="s", entered=a_scan()))
+    scan, commands = advance(None, Completed(scan="s", entered=a_scan(), manifest=a_manifest()))
     assert {command.step for command in commands} == {Step.IDENTIFY, Step.CHECK}
     assert scan.step(Step.SYNC).status is Status.WAITING
 
 
 def test_every_order_of_ends_reaches_done_and_never_runs_a_step_before_its_needs() -> None:
     for order in itertools.permutations(range(3)):
-        scan, commands = advance(None, Completed(scan="s", entered=a_scan()))
+        scan, commands = advance(None, Completed(scan="s", entered=a_scan(), manifest=a_manifest()))
         running = [command.step for command in commands]
         finished: set[Step] = set()
         while running:
@@ -199,3 +200,37 @@ def test_a_held_stage_is_the_current_one() -> None:
     boxes = stages(scan, started=False)
     assert boxes[Stage.CHECK] is Box.HELD
     assert current_stage(boxes) is Stage.CHECK
+
+
+# --- seen again -------------------------------------------------------------------------------------------
+
+
+def test_files_seen_elsewhere_change_nothing_but_what_is_known_of_them():
+    scan, commands = advance(entered(), SeenAgain(scan="s", path="/copy/tooth.h5", fingerprint="f"))
+    assert commands == []
+    assert scan.is_at("/copy/tooth.h5", "f")
+    assert scan.is_at(scan.path, scan.source.fingerprint)
+    assert not scan.is_at("/copy/tooth.h5", "g")
+
+
+def test_a_copy_that_failed_because_the_files_were_moved_begins_anew():
+    scan = done(entered(), Step.IDENTIFY, Step.CHECK)
+    scan, _ = advance(scan, StepFailed(scan="s", step=Step.SYNC, reason="gone", retry_at=None))
+    moved = a_source(folder="/elsewhere")
+    event = SeenAgain(scan="s", path="/elsewhere/tooth.h5", fingerprint=moved.fingerprint, moved=moved)
+    scan, commands = advance(scan, event)
+    assert commands == [RunStep(scan="s", step=Step.SYNC)]
+    assert (scan.path, scan.source) == ("/elsewhere/tooth.h5", moved)
+
+
+def test_a_move_after_the_copy_leaves_the_scan_where_it_was():
+    scan = done(entered(), Step.IDENTIFY, Step.CHECK, Step.SYNC)
+    moved = a_source(folder="/elsewhere")
+    event = SeenAgain(scan="s", path="/elsewhere/tooth.h5", fingerprint="f", moved=moved)
+    after, commands = advance(scan, event)
+    assert (after.path, after.source, commands) == (scan.path, scan.source, [])
+
+
+def test_the_first_member_leads():
+    assert a_scan(leader="x", task="t_20260101T000000Z-m002").leader_task == "t_20260101T000000Z-m000"
+    assert a_scan().leader_task == a_scan().task

@@ -1,0 +1,118 @@
+"""Which files are one scan: from the names in a folder to groups of files.
+
+A scan is a file (HDF5), a folder (a stack of images with its log, in folders by role or not), or, where several
+stacks share a folder, the header file of one of them (log, parameter file) with all files whose names begin like it.
+Nothing here looks at a disk.
+"""
+
+import posixpath
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NamedTuple
+
+from srctd.core.layouts import FRAME_SUFFIXES, ROLE_FOLDER
+
+HEADER_SUFFIXES = frozenset({".log", ".sct", ".info", ".json", ".ini", ".par", ".xml", ".csv", ".toml"})
+"""Of files that may describe one stack among several in a folder."""
+
+_UNDER_WAY = ("~", ".part", ".partial", ".filepart", ".tmp", ".temp", ".swp")
+
+
+class Group(NamedTuple):
+    """Files that are one scan, or that may become one."""
+
+    path: str
+    """What is opened; also the scan's name."""
+    folder: str
+    """What the names of the members count from."""
+    members: tuple[tuple[str, str], ...]
+    """(folder, name) of every file, absolute folders, sorted."""
+
+
+def temporary(name: str) -> bool:
+    """Whether a name is that of no file yet: hidden, or of a transfer under way."""
+    return name.startswith(".") or name.lower().endswith(_UNDER_WAY)
+
+
+def frame_name(name: str) -> bool:
+    """Whether a file is, by its name, an image or raw frames."""
+    return posixpath.splitext(name)[1].lower() in FRAME_SUFFIXES
+
+
+def scan_folder(folder: str, top: str) -> str:
+    """The folder of the scan whose files a folder holds: up from `tif`, `ccd/pco01`..., never above `top`."""
+    while folder != top and ROLE_FOLDER.fullmatch(posixpath.basename(folder)):
+        folder = posixpath.dirname(folder)
+    return folder
+
+
+def group(
+    folder: str, files: Mapping[str, Collection[str]], wanted: Callable[[str], object], top: str
+) -> tuple[list[Group], str]:
+    """The scans in a folder and in those below it that are named by a role; with what is wrong, or nothing.
+
+    `files`: names by absolute folder, of `folder` and all whose `scan_folder` it is. `wanted`: whether a name may be
+    (part of) a scan; other files only belong to one, as its log, its list of angles or its end marker.
+    """
+    groups: list[Group] = []
+    for holder, names in files.items():
+        groups += _single_files(holder, names, wanted)
+    holders = [holder for holder, names in files.items() if any(map(frame_name, filter(wanted, names)))]
+    if not holders:
+        return groups, ""
+    several = _by_header(folder, files[folder]) if folder in holders else []
+    if several:
+        return groups + several, ""
+    if folder == top and folder in holders:
+        return groups, _unnamed(top, files[top])
+    members = [
+        (holder, name)
+        for holder, names in files.items()
+        for name in names
+        if frame_name(name) or not wanted(name)
+    ]
+    return [*groups, Group(folder, folder, tuple(sorted(members)))], ""
+
+
+def _single_files(folder: str, names: Collection[str], wanted: Callable[[str], object]) -> Iterable[Group]:
+    """One group for every file that is a scan by itself, with the files that bear its name: `x.h5.done`, `x.log`."""
+    single = [name for name in names if wanted(name) and not frame_name(name)]
+    beside: dict[str, list[str]] = {}
+    for name in names if single else ():
+        if not wanted(name):
+            beside.setdefault(name.split(".", 1)[0], []).append(name)
+    for name in single:
+        stem = posixpath.splitext(name)[0] + "."
+        own = [other for other in beside.get(name.split(".", 1)[0], ()) if other.startswith(stem)]
+        yield Group(f"{folder}/{name}", folder, tuple((folder, member) for member in sorted([name, *own])))
+
+
+def _by_header(folder: str, names: Collection[str]) -> list[Group]:
+    """A group for every header file with frames of its own, if there are several such in a folder."""
+    headers: dict[str, str] = {}
+    for name in sorted(names):
+        stem, suffix = posixpath.splitext(name)
+        if suffix.lower() in HEADER_SUFFIXES:
+            headers.setdefault(stem, name)
+    if len(headers) < 2:
+        return []
+    owned: dict[str, list[str]] = {}
+    longest_first = sorted(headers, key=lambda stem: -len(stem))
+    for name in sorted(names):
+        stem = next((stem for stem in longest_first if name.startswith(stem)), None)
+        if stem is not None:
+            owned.setdefault(stem, []).append(name)
+    scans = {stem: own for stem, own in owned.items() if any(map(frame_name, own))}
+    if len(scans) < 2:
+        return []
+    return [
+        Group(f"{folder}/{headers[stem]}", folder, tuple((folder, name) for name in own))
+        for stem, own in sorted(scans.items())
+    ]
+
+
+def _unnamed(top: str, names: Collection[str]) -> str:
+    first = min(name for name in names if frame_name(name))
+    return (
+        f"{top}: frames such as {first} lie directly in the watched folder, and no header files tell them apart; "
+        "write every scan into a folder of its own"
+    )
