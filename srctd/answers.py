@@ -162,6 +162,8 @@ class Answers:
     def _named(self, request: Request) -> Scan:
         """The scan that is meant: by identifier, by path, or by file name; the newest where several fit."""
         name = request.scan
+        if (there := self._engine.at(name)) is not None:
+            return there
         scans = sorted(self._engine.scans.values(), key=lambda scan: scan.completed_at, reverse=True)
         for scan in scans:
             if name in (scan.id, scan.path, os.path.basename(scan.path), Path(scan.path).stem):

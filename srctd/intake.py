@@ -39,8 +39,9 @@ ROUND_SECONDS = 1.0
 """After so long a round is broken off and the folders are listed again: there may be something newer."""
 DEBOUNCE_SECONDS = 0.1
 """A detector that writes 1,000 files a second rings as often; a look serves them all."""
-PROBE_COST = 20.0
-"""A scan with missing pieces is probed again after so many times what a probe of it takes, at the soonest."""
+PROBE_COST = 10.0
+"""A scan is probed again after so many times what a probe of it takes, or after `PROBE_PAUSE_SECONDS`."""
+PROBE_PAUSE_SECONDS = 5.0
 FINAL = frozenset({State.COMPLETE, State.INCOMPLETE_USABLE, State.ABORTED, State.STALLED})
 """Verdicts with which a scan enters; new data brings it back as a new revision."""
 
@@ -59,6 +60,8 @@ class Arrival:
     """The longest time between two changes."""
     quiet_seconds: float = 0.0
     probed: Probe | None = None
+    probe_allowed_at: float = 0.0
+    """Monotonic: a scan that changes all the while is not read all the while."""
     probe_again_at: float = 0.0
     """Monotonic; a piece that is missing may come without a change of these files."""
     verdict: Verdict | None = None
@@ -205,11 +208,12 @@ class Intake:
             groups = site.groups()
             present.update(listed.path for listed in groups)
             for listed in groups:
-                if time.monotonic() > until:  # what was not looked at is looked at next
-                    present.update(self.arrivals)
+                if time.monotonic() > until:
                     return 0.0
                 if not self._is_known(listed):
                     pause = min(pause, await self._look_at(listed, site))
+                elif self._messages.about(listed.path):
+                    await self._messages.drop(listed.path)
             pause = min(pause, max(site.listing.seconds_to_next(time.monotonic()), SHORTEST_PAUSE_SECONDS))
         self.arrivals = {path: arrival for path, arrival in self.arrivals.items() if path in present}
         self._pieces = {path: pieces for path, pieces in self._pieces.items() if path in present}
@@ -261,6 +265,9 @@ class Intake:
         if arrival.quiet_seconds < half and arrival.probed is None:
             site.listing.look_again(listed, arrival.changed_at + half)
             return half - arrival.quiet_seconds
+        wait = arrival.probe_allowed_at - time.monotonic()
+        if arrival.probed is None and wait > 0:
+            return wait
         return await self._judge(arrival, site)
 
     async def _piece_came(self, known: Scan, site: Site) -> bool:
@@ -283,8 +290,9 @@ class Intake:
         now = time.monotonic()
         if arrival.probed is None or (arrival.probed.missing and now >= arrival.probe_again_at):
             arrival.probed = await asyncio.to_thread(self._reader.probe, arrival.path, site.options)
-            took = time.monotonic() - now
-            arrival.probe_again_at = now + max(site.root.listing_seconds, PROBE_COST * took)
+            pause = min(PROBE_COST * (time.monotonic() - now), PROBE_PAUSE_SECONDS)
+            arrival.probe_allowed_at = time.monotonic() + pause
+            arrival.probe_again_at = now + site.root.listing_seconds + pause
         probed = arrival.probed
         if probed.references:
             far = await asyncio.to_thread(self._references.quiet_of, probed.references, now)

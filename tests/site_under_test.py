@@ -28,7 +28,9 @@ path = "{folder}/detector"
 listing_seconds = 0.5
 settle_seconds = 0.3
 unmarked_settle_seconds = 0.8
+unannounced_settle_seconds = 1.5
 stalled_seconds = {stalled_seconds}
+{watch}
 
 [[accounts]]
 pattern = "."
@@ -65,15 +67,20 @@ class Site:
         workers: int = 1,
         catalog: str = "embedded = true",
         stalled_seconds: float = 3.0,
+        watch: str = "",
     ) -> None:
+        """`watch`: further lines of the watched root's section."""
         self.folder = folder
         self.detector = folder / "detector"
         self.shared = folder / "shared"
         for path in (self.detector, self.shared, folder / "state"):
             path.mkdir(parents=True, exist_ok=True)
         self.config = folder / "srctd.toml"
-        text = CONFIG.format(folder=folder, workers=workers, catalog=catalog, stalled_seconds=stalled_seconds)
-        self.config.write_text(text)
+        self.config.write_text(
+            CONFIG.format(
+                folder=folder, workers=workers, catalog=catalog, stalled_seconds=stalled_seconds, watch=watch
+            )
+        )
         self.endpoint = f"ipc://{folder}/control.sock"
         self.feed = f"ipc://{folder}/feed.sock"
         self.log = folder / "daemon.log"
@@ -121,6 +128,27 @@ class Site:
             return self.ask("scan", scan=rows[0]["scan"]) if len(rows) >= count else None
 
         found: dict[str, Any] = self.until(reached, f"{count} scans {state}", seconds)
+        return found
+
+    def copied(self, name: str) -> dict[str, Any]:
+        """Wait until a scan was copied; return it in full."""
+
+        def reached() -> dict[str, Any] | None:
+            names = [row["scan"] for row in self.ask("status")["scans"] if Path(row["path"]).name == name]
+            scan = self.ask("scan", scan=names[0]) if names else None
+            return scan if scan and scan["steps"]["sync"]["status"] == "done" else None
+
+        found: dict[str, Any] = self.until(reached, f"{name} was copied")
+        return found
+
+    def settled(self) -> dict[str, Any]:
+        """Wait until nothing is arriving any more; return the status."""
+
+        def reached() -> dict[str, Any] | None:
+            status = self.ask("status")
+            return None if status["arriving"] else status
+
+        found: dict[str, Any] = self.until(reached, "nothing is arriving")
         return found
 
     def tail(self) -> str:
