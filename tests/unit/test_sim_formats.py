@@ -484,6 +484,7 @@ def test_what_a_format_cannot_show_is_refused(tmp_path, format_):
         ({"format": "kit", "tiff": TiffOptions(pages=2), "faults": Faults(shuffle=2)}, "grow page by page"),
         ({"format": "kit", "tiff": TiffOptions(pages=10**7)}, "need bigtiff"),
         ({"format": "dataexchange", "flats_after": 2}, "3 and 2 differ"),
+        ({"format": "als832", "flats_every": 4, "flats_after": 2}, "overwrite each other"),
         ({"format": "dataexchange", "darks_after": 1}, "2 and 1 differ"),
     ],
 )

@@ -89,17 +89,18 @@ def test_bad_values_are_named(capsys, arguments, said):
 
 def test_what_cannot_be_written_or_simulated_is_one_sentence(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    for output, options, said in (
-        (tmp_path / "file" / "scan.nxs", [], "cannot be written: "),
+    for output, options, code, said in (
+        (tmp_path / "file" / "scan.nxs", [], 1, "cannot be written: "),
         (
             tmp_path / "scan",
             ["--format", "kit", "--swmr"],
+            78,
             "the format kit is not simulated with swmr (nxtomo can be)",
         ),
     ):
         with pytest.raises(SystemExit) as exit_:
             cli.main(["simulate", str(output), "--angles", "3", "--rows", "4", "--columns", "16", *options])
-        assert exit_.value.code == 1
+        assert exit_.value.code == code
         assert said in capsys.readouterr().err
 
 
