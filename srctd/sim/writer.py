@@ -126,10 +126,9 @@ def _write(spec: SimulationSpec, path: str, tick: Callable[[], None], stop: Stop
     try:
         sink.begin()
         for count, shot in enumerate(_schedule(spec, form), 1):
-            if stop():
+            if stop() or not pace.wait_for(count):
                 sink.abort()
                 return "stopped"
-            pace.wait_for(count)
             if shot.kind != "projection" or shot.of_kind not in dropped:
                 sink.frame(shot, camera.take(shot))
             tick()
@@ -137,7 +136,9 @@ def _write(spec: SimulationSpec, path: str, tick: Callable[[], None], stop: Stop
                 sink.abort()
                 return "aborted"
         sink.end()
-        _wait(faults.late_seconds, stop)
+        if not _wait(faults.late_seconds, stop):
+            sink.abort()
+            return "stopped"
         sink.annotate()
     except BaseException:
         sink.abort()
@@ -168,24 +169,28 @@ class _Pace:
         self._rate, self._faults, self._stop = spec.frames_per_second, spec.faults, stop
         self._began = time.monotonic()
 
-    def wait_for(self, count: int) -> None:
-        """Return when frame number `count`, counted from 1, is due."""
+    def wait_for(self, count: int) -> bool:
+        """Wait until frame number `count`, counted from 1, is due; False: told to stop before that."""
+        seconds = 0.0
         if self._faults.pause_seconds and count == self._faults.pause_after + 1:
-            _wait(self._faults.pause_seconds, self._stop)
-            self._began += self._faults.pause_seconds
+            seconds = self._faults.pause_seconds
+            self._began += seconds
         if self._rate:
             burst = self._faults.burst or 1
             last_of_burst = -(-count // burst) * burst
-            _wait(self._began + (last_of_burst - 1) / self._rate - time.monotonic(), self._stop)
+            due = self._began + (last_of_burst - 1) / self._rate
+            seconds = max(seconds, due - time.monotonic())
+        return _wait(seconds, self._stop)
 
 
-def _wait(seconds: float, stop: Stop) -> None:
-    """Sleep; a long sleep ends when `stop` says so."""
+def _wait(seconds: float, stop: Stop) -> bool:
+    """Sleep; False: a long sleep ended early because `stop` said so."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         time.sleep(min(left, _NAP_SECONDS))
         if left > _NAP_SECONDS and stop():
-            return
+            return False
+    return True
 
 
 class _RenamedFile:

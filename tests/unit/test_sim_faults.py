@@ -257,6 +257,7 @@ def test_a_pause_ends_when_the_scan_is_stopped(tmp_path):
     spec = spec_of("kit", pause_after=2, pause_seconds=60.0)
     assert not simulate(spec, str(tmp_path / "scan"), stop=lambda: next(asked) >= 4)
     assert time.monotonic() - began < 10
+    assert len(list((tmp_path / "scan").rglob("*.tif"))) == 2
 
 
 def test_whatever_happens_files_are_closed(tmp_path):
