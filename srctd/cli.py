@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from rich.live import Live
 
-from srctd import __version__, terminal
+from srctd import __version__, simulation, terminal
 from srctd.adapters import control_client
 from srctd.config import Config, load
 from srctd.core.errors import ConfigError, FatalError, HoldError, SrctdError
@@ -94,13 +94,10 @@ def _add_by_hand(commands: Any) -> None:
     reconstruct.add_argument("--threads", type=int, default=0, help="0: all cores")
     reconstruct.add_argument("--json", action="store_true", help="last line of output: one JSON object")
 
-    simulate = _command(commands, "simulate", _simulate, "write a simulated scan as a detector would")
-    _simulation(simulate)
-    simulate.add_argument("output", help="file to write")
-    simulate.add_argument("--format", choices=["nxtomo", "dataexchange"], default="nxtomo")
-    simulate.add_argument("--rate", type=float, default=0.0, help="frames per second; 0: as fast as possible")
-    simulate.add_argument("--tilt", type=float, default=0.05, help="of the rotation axis, degree")
-    simulate.add_argument("--seed", type=int, default=1)
+    simulate = _command(
+        commands, "simulate", simulation.simulate, "write a simulated scan as a detector would"
+    )
+    simulation.add_options(simulate)
 
     catalog = _command(commands, "catalog", _catalog, "run the embedded catalogue")
     catalog.add_argument("--database", required=True, help="SQLite file; made if it is not there")
@@ -108,21 +105,14 @@ def _add_by_hand(commands: Any) -> None:
     catalog.add_argument("--port", type=int, default=8090)
 
     demo = _command(commands, "demo", _demo, "the whole way on this machine, in a fresh folder")
-    _simulation(demo)
+    simulation.add_size(demo)
     demo.add_argument("--dir", help="folder for everything; else a fresh one below the temporary folder")
     demo.add_argument("--scan", metavar="FILE", help="a real scan instead of the simulated one")
-    demo.add_argument("--workers", type=_positive, default=2)
+    demo.add_argument("--workers", type=simulation.positive, default=2)
     demo.add_argument(
         "--keep-serving", action="store_true", help="leave daemon and catalogue running at the end"
     )
     demo.add_argument("--json", action="store_true", help="last line of output: one JSON object")
-
-
-def _positive(text: str) -> int:
-    """An argument that counts something."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
-    return int(text)
 
 
 def _command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
@@ -139,12 +129,6 @@ def _client(command: argparse.ArgumentParser) -> None:
     _config(command)
     command.add_argument("--endpoint", help="control socket of the daemon; else the configuration's")
     command.add_argument("--json", action="store_true", help="the answer as JSON")
-
-
-def _simulation(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--rows", type=_positive, default=256)
-    command.add_argument("--columns", type=_positive, default=512)
-    command.add_argument("--angles", type=_positive, default=360)
 
 
 # --- commands ---------------------------------------------------------------------------------------------
@@ -256,25 +240,6 @@ def _reconstruct(options: argparse.Namespace) -> int:
     return byhand.reconstruct(asked)
 
 
-def _simulate(options: argparse.Namespace) -> int:
-    from srctd.sim.writer import SimulationSpec, simulate
-
-    spec = SimulationSpec(
-        rows=options.rows,
-        columns=options.columns,
-        angles=options.angles,
-        format=options.format,
-        frames_per_second=options.rate,
-        tilt_deg=options.tilt,
-        seed=options.seed,
-    )
-    try:
-        simulate(spec, options.output)
-    except OSError as exc:
-        raise HoldError(f"{options.output} cannot be written: {exc.strerror or exc}") from exc
-    return 0
-
-
 def _catalog(options: argparse.Namespace) -> int:
     from srctd.catalogd.server import LOOPBACK, serve
 
@@ -292,6 +257,7 @@ def _demo(options: argparse.Namespace) -> int:
         rows=options.rows,
         columns=options.columns,
         angles=options.angles,
+        format=options.format,
         keep_serving=options.keep_serving,
         json=options.json,
     )

@@ -21,6 +21,8 @@ from srctd import terminal
 from srctd.adapters import control_client
 from srctd.core.errors import ConfigError, HoldError, TransientError
 from srctd.formats import open_scan
+from srctd.sim.spec import FormatName
+from srctd.sim.writer import FORMATS
 
 CONFIG = """\
 [storage]
@@ -66,6 +68,7 @@ class Demo:
     rows: int
     columns: int
     angles: int
+    format: FormatName
     keep_serving: bool
     json: bool
 
@@ -131,7 +134,9 @@ def _detector(asked: Demo, folder: Path) -> Iterator[list[subprocess.Popen[bytes
         yield []
         return
     size = ("--rows", str(asked.rows), "--columns", str(asked.columns), "--angles", str(asked.angles))
-    with _process("simulate", *size, str(target / "phantom.nxs"), log=folder / "detector.log") as detector:
+    output = str(target / f"phantom{FORMATS[asked.format].suffix}")
+    arguments = ("simulate", *size, "--format", asked.format, output)
+    with _process(*arguments, log=folder / "detector.log") as detector:
         yield [detector]
 
 
