@@ -18,6 +18,9 @@ what is longer decodes into more than the header says."""
 
 _NAMES = {307: "bzip2", 32000: "LZF", 32001: "Blosc", 32004: "LZ4", 32008: "bitshuffle", 32015: "Zstandard"}
 _ROOM = 64 * 1024
+_HEADERS = 4096
+"""Bytes that a compressor may add to a chunk that holds next to nothing."""
+_CHECKSUM = 16
 
 
 class Storage(NamedTuple):
@@ -97,5 +100,13 @@ def _chunked(dataset: h5py.Dataset) -> Storage:
         raise ValueError(f"a compressed chunk has {longest} bytes, but stands for {decoded}")
     per_layer = math.prod(-(-n // c) for n, c in zip(dataset.shape[1:], dataset.chunks[1:], strict=True))
     written = chunks >= max(per_layer, 1)
-    suspicious = written & (stored * 50 < decoded * per_layer) if filtered else written
+    suspicious = written & _may_be_even(stored, decoded * per_layer, per_layer) if filtered else written
     return Storage(*(np.repeat(mask, layer)[:frames] for mask in (written, suspicious)))
+
+
+def _may_be_even(stored: NDArray[np.int64], decoded: int, chunks: int) -> NDArray[np.bool_]:
+    """Whether compressed frames may hold one value alone.
+
+    They take almost no room, or were not compressed at all (a filter that only shuffles, or adds a checksum).
+    """
+    return (stored < decoded / 50 + _HEADERS * chunks) | (np.abs(stored - decoded) <= _CHECKSUM * chunks)

@@ -60,9 +60,7 @@ class Lnls(Hdf5Scan):
         """Data sets of flats or darks in the files beside this one, those from before the scan first."""
         stem, ending = os.path.splitext(self.source.path)
         found = []
-        for path in sorted(
-            glob.glob(f"{glob.escape(stem)}_{kind}_*{ending}"), key=lambda path: "_after" in path
-        ):
+        for path in _beside(stem, kind, ending):
             try:
                 source = Source(path)
             except ScanUnreadable as exc:
@@ -225,8 +223,7 @@ class Als832(Hdf5Scan):
 
 def find_layout(source: Source, entry: str, options: ReadOptions) -> list[Hdf5Scan]:
     """A scan in one of these layouts; none where there is none."""
-    images = source.root.get("images", getlink=True)
-    if not entry and images is not None and not reference_of(source):
+    if not entry and _is_lnls(source):
         return [Lnls(source, "/", options)]
     groups = ["/" + entry.strip("/")] if entry else [f"/{name}" for name in source.root]
     found: list[Hdf5Scan] = [Als832(source, path, options) for path in groups if _is_als(source, path)]
@@ -239,6 +236,22 @@ def reference_of(source: Source) -> str:
     if match is None or source.root.get(f"{match['kind']}s", getlink=True) is None:
         return ""
     return f"{source.path} holds only {match['kind']} fields, those of the scan {match['scan']} beside it"
+
+
+def _is_lnls(source: Source) -> bool:
+    """Frames named `images`, in a file that is named as there, or has flat or dark fields beside it."""
+    images = source.dataset("/images")
+    if images is None or images.ndim != 3:
+        return False
+    stem, ending = os.path.splitext(source.path)
+    return os.path.basename(stem) == "tomo" or bool(_beside(stem, "*", ending))
+
+
+def _beside(stem: str, kind: str, ending: str) -> list[str]:
+    """Files of flats or darks of a scan, those from before it first."""
+    found = glob.glob(f"{glob.escape(stem)}_{kind}_*{glob.escape(ending)}")
+    known = (path for path in found if _REFERENCE_FILE.fullmatch(os.path.basename(path)))
+    return sorted(known, key=lambda path: ("_after" in os.path.basename(path), path))
 
 
 def _is_als(source: Source, path: str) -> bool:
