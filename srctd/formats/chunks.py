@@ -7,6 +7,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from srctd.formats.hdf5 import Source
+
 LARGEST_SIDE = 100_000
 """Detector rows or columns; more is taken for a damaged header."""
 MOST_FRAMES = 10_000_000
@@ -62,6 +64,23 @@ def _unknown_filter(dataset: h5py.Dataset) -> str:
     return ""
 
 
+def stored(source: Source, dataset: h5py.Dataset) -> Storage:
+    """`storage`, of a virtual data set by that of the data sets it is assembled from."""
+    if not dataset.is_virtual:
+        return storage(dataset)
+    found = storage(dataset)
+    pieces: dict[h5py.Dataset, Storage] = {}
+    for data, first, inner, frames in source.mapped(dataset):
+        if data.ndim != 3 or data.is_virtual:
+            continue
+        if data not in pieces:
+            pieces[data] = storage(data)
+        for whole, part in zip(found, pieces[data], strict=True):
+            there = part[inner : inner + frames]
+            whole[first : first + len(there)] = there
+    return found
+
+
 def storage(dataset: h5py.Dataset) -> Storage:
     """Which frames have storage. Raises `ValueError` for a compressed chunk that is longer than it can be.
 
@@ -69,12 +88,10 @@ def storage(dataset: h5py.Dataset) -> Storage:
     chunk by chunk, in about a microsecond each.
     """
     frames = dataset.shape[0]
-    whole = np.ones(frames, bool)
     if dataset.is_virtual or dataset.external or frames == 0:
-        return Storage(whole, whole)
+        return Storage(np.ones(frames, bool), np.ones(frames, bool))
     if dataset.chunks is None:
-        written = whole if dataset.id.get_storage_size() else ~whole
-        return Storage(written, written)
+        return Storage(*np.full((2, frames), dataset.id.get_storage_size() > 0))
     return _chunked(dataset)
 
 

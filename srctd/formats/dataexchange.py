@@ -18,7 +18,8 @@ from srctd.core.scan import Quantity
 from srctd.formats.chunks import MOST_FRAMES
 from srctd.formats.frametable import DARK, FLAT, Numbers, Table, assembled, padded, projections, references
 from srctd.formats.hdf5 import Source, as_text, length, numbers
-from srctd.formats.hdf5scan import Announced, Hdf5Scan
+from srctd.formats.hdf5pieces import Announced
+from srctd.formats.hdf5scan import Hdf5Scan
 from srctd.formats.protocol import ReadOptions
 from srctd.formats.units import ENERGY, LENGTH, TIME, Dimension
 

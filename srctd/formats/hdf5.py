@@ -13,7 +13,7 @@ import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import h5py
 import hdf5plugin  # noqa: F401  (registers the compression filters that detectors write)
@@ -108,6 +108,15 @@ def open_for_writing(path: str) -> bool | None:
     return head[11] & 1 == 1
 
 
+class Mapped(NamedTuple):
+    """Frames `first`... of a virtual data set are `frames` frames of another, from `inner` on."""
+
+    data: h5py.Dataset
+    first: int
+    inner: int
+    frames: int
+
+
 class Source:
     """An HDF5 file and the files that its links lead to."""
 
@@ -152,6 +161,19 @@ class Source:
         found: dict[str, None] = {}
         self._collect(dataset, found, 0)
         return tuple(name for name in found if name != self.path)
+
+    def mapped(self, dataset: h5py.Dataset) -> Iterator[Mapped]:
+        """Which frames of a virtual data set are frames of which other; none for a mapping without bounds."""
+        for source in dataset.virtual_sources():
+            try:
+                first, last = (int(bound[0]) for bound in source.vspace.get_select_bounds())
+            except RuntimeError:  # an unlimited selection has no bounds
+                continue
+            part = source.src_space.get_select_type() == h5py.h5s.SEL_HYPERSLABS
+            inner = int(source.src_space.get_select_bounds()[0][0]) if part else 0
+            for target in _targets(dataset.file.filename, source.file_name)[:1]:
+                piece = self._piece(dataset, target, source.dset_name, _frames_needed(source))
+                yield Mapped(piece, first, inner, last - first + 1)
 
     def _walk(self, start: h5py.Group, path: str, depth: int) -> Node | None:
         if depth > _DEEPEST_LINK:

@@ -24,7 +24,8 @@ from srctd.formats.frametable import (
     references,
 )
 from srctd.formats.hdf5 import Source, as_text, length, numbers
-from srctd.formats.hdf5scan import Announced, Hdf5Scan
+from srctd.formats.hdf5pieces import Announced
+from srctd.formats.hdf5scan import Hdf5Scan
 from srctd.formats.nxtomo import ANGLE_NAME, links
 from srctd.formats.protocol import ReadOptions
 

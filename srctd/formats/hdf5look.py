@@ -67,7 +67,7 @@ def _with_frames(scan: "Hdf5Scan", seen: Probe) -> Probe:
         return replace(seen, foreign=True, problem=foreign)
     pixels = _pixels(scan)
     lost, stamps = counted(scan.table, scan.table.rows(PROJECTION, pixels.there))
-    gaps = (holes(scan.table.number[pixels.there]) + lost)[:MOST_RUNS]
+    gaps = tuple(sorted({*holes(scan.table.number[pixels.there]), *lost}))[:MOST_RUNS]
     found = int(np.count_nonzero(pixels.there))
     expectations = _expectations(scan, found)
     missing = (*seen.missing, *pixels.blank, *_holes_in_references(scan, pixels.there))

@@ -7,7 +7,6 @@ not.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from functools import cached_property
 from pathlib import PurePath
 from typing import ClassVar, NamedTuple
@@ -21,8 +20,8 @@ from srctd.core.completion import EndMark, Probe
 from srctd.core.errors import HoldError, ScanUnreadable
 from srctd.core.frames import FrameIndex
 from srctd.core.recipe import physics_notes
-from srctd.core.scan import Quantity, ScanHeader, Series, Shortfall
-from srctd.formats.chunks import Storage, storage, unsound
+from srctd.core.scan import ScanHeader, Series, Shortfall
+from srctd.formats.chunks import Storage, stored, unsound
 from srctd.formats.frametable import (
     DARK,
     FLAT,
@@ -31,27 +30,20 @@ from srctd.formats.frametable import (
     Mask,
     Numbers,
     Runs,
-    Stack,
     Table,
     holes,
     segments,
 )
-from srctd.formats.hdf5 import LONGEST_LIST, ExternalMissing, Source, length, text, translated, unit
+from srctd.formats.hdf5 import Source, length, translated, unit
 from srctd.formats.hdf5look import look_at
+from srctd.formats.hdf5pieces import Announced, Pieces
 from srctd.formats.pixels import all_blank, counted, may_be_blank
 from srctd.formats.protocol import ReadOptions
 from srctd.formats.rotations import rotations
-from srctd.formats.units import ANGLE, Dimension
+from srctd.formats.units import ANGLE
 
 AMBIGUOUS_SPAN = 3.0, 6.5
 """Radian: a span without a unit in between may be degrees or radians."""
-
-
-class Announced(NamedTuple):
-    """A number that the file says of what is to come, and where."""
-
-    frames: int
-    origin: str
 
 
 class Taken(NamedTuple):
@@ -63,19 +55,15 @@ class Taken(NamedTuple):
     angles: NDArray[np.float64]
 
 
-class Hdf5Scan(ABC):
+class Hdf5Scan(Pieces, ABC):
     """A scan inside an open HDF5 file: a `FoundScan`."""
 
     format: ClassVar[str]
 
     def __init__(self, source: Source, entry: str, options: ReadOptions) -> None:
-        self.source = source
+        super().__init__(source)
         self.entry = entry
         self.options = options
-        self.missing: list[ScanUnreadable] = []
-        self.notes: list[str] = []
-        self.references: dict[str, None] = {}
-        self.places: dict[h5py.Dataset, str] = {}
         self.angle: h5py.Dataset | None = None
         self.lender: Hdf5Scan | None = None
         """Another entry of the file, whose flats and darks are used where this one has none."""
@@ -121,95 +109,6 @@ class Hdf5Scan(ABC):
         """Of what is `missing`, that without which an incomplete scan can be taken all the same."""
         return ()
 
-    # --- finding -----------------------------------------------------------------------------------------
-
-    def find(self, what: str, candidates: Iterable[str]) -> h5py.Dataset | None:
-        """The first data set among some paths; if there is none, note in `missing` what was looked for."""
-        paths = list(candidates)
-        lost: ExternalMissing | None = None
-        for path in paths:
-            try:
-                dataset = self.source.dataset(path)
-                if dataset is not None:
-                    self.references.update(dict.fromkeys(self.source.references(dataset)))
-                    self.places[dataset] = path
-                    return dataset
-            except ExternalMissing as exc:
-                lost = lost or exc
-        if lost is not None:
-            self.references[lost.target] = None
-            self.missing.append(lost)
-        else:
-            self.missing.append(
-                ScanUnreadable(
-                    f"{self.source.path} has no {what} ({paths[0]})",
-                    hint="it may still be written; it is never assumed",
-                )
-            )
-        return None
-
-    def stack(self, dataset: h5py.Dataset) -> Stack:
-        """A data set of the main file."""
-        return Stack(dataset, self.source.path, self.places[dataset])
-
-    def first_text(self, candidates: Iterable[str]) -> str:
-        """The first string among some paths that is not empty."""
-        return next((word for word in map(self.text_at, candidates) if word), "")
-
-    def text_at(self, path: str) -> str:
-        """The string at a path; empty where there is none."""
-        return text(self.optional(path))
-
-    def quantity(
-        self,
-        name: str,
-        candidates: Iterable[str],
-        dimension: Dimension,
-        default_unit: str = "",
-        *,
-        signed: bool = False,
-    ) -> Quantity | None:
-        """The first value among some paths that is a positive number (`signed`: any number) with a known unit.
-
-        A value that cannot be used is named in the notes. `default_unit` holds where the file gives none and the
-        format's own definition says which one is meant; else a value without a unit is not used.
-        """
-        for path in candidates:
-            node = self.optional(path)
-            if node is None:
-                continue
-            value, given = _number(node), unit(node) or default_unit
-            scale = dimension.factor(given)
-            if value is None or not math.isfinite(value) or (value <= 0 and not signed):
-                wanted = "a number" if signed else "a positive number"
-                self.notes.append(f"{name} at {path} is not {wanted} and is not used")
-            elif scale is None:
-                self.notes.append(f"{name} at {path} has {_unit_words(given)} and is not used")
-            else:
-                return Quantity(value=value * scale, unit=dimension.unit, origin=path)
-        return None
-
-    def integer(self, candidates: Iterable[str]) -> Announced | None:
-        """The first non-negative whole number among some paths, and its path."""
-        for path in candidates:
-            node = self.optional(path)
-            value = None if node is None else _number(node)
-            if value is not None and math.isfinite(value) and value >= 0:
-                return Announced(round(value), path)
-        return None
-
-    def number(self, candidates: Iterable[str]) -> float | None:
-        """The first finite number among some paths."""
-        values = (_number(node) for path in candidates if (node := self.optional(path)) is not None)
-        return next((value for value in values if value is not None and math.isfinite(value)), None)
-
-    def optional(self, path: str) -> h5py.Dataset | None:
-        """A data set that need not be there: one behind a link that leads nowhere counts as absent."""
-        try:
-            return self.source.dataset(path)
-        except HoldError:
-            return None
-
     # --- what is there -------------------------------------------------------------------------------------
 
     @cached_property
@@ -221,7 +120,7 @@ class Hdf5Scan(ABC):
     def stores(self) -> list[Storage]:
         """What the storage of each stack tells."""
         with translated(self.source.path):
-            return [storage(stack.data) for stack in self.table.stacks]
+            return [stored(self.source, stack.data) for stack in self.table.stacks]
 
     @property
     def written(self) -> Mask:
@@ -272,11 +171,7 @@ class Hdf5Scan(ABC):
     def index(self, *, incomplete: bool = False, member: int = 0) -> FrameIndex:
         """All frames, ready for reading; raises `ScanUnreadable` for the first thing that is wrong."""
         with translated(self.source.path):
-            self.refuse_missing(incomplete)
-            there = self.written
-            if incomplete:
-                there &= ~all_blank(self.table, there, self.suspicious)
-            taken = self.taken(there, incomplete)
+            there, taken = self._ready(incomplete)
             shortfall = self._shortfall(there, taken) if incomplete else None
             parts = self.members(taken.angles)
             if not 0 <= member < len(parts):
@@ -290,6 +185,22 @@ class Hdf5Scan(ABC):
             if len(parts) > 1:
                 header = self._as_member(header, parts, member, len(taken.angles))
             return self._index_of(header, chosen)
+
+    def count(self, *, incomplete: bool = False) -> int:
+        """Members of the scan; one that cannot be indexed counts as one."""
+        try:
+            with translated(self.source.path):
+                return len(self.members(self._ready(incomplete)[1].angles))
+        except HoldError:
+            return 1
+
+    def _ready(self, incomplete: bool) -> tuple[Mask, Taken]:
+        """Which frames are there, and which of them are taken."""
+        self.refuse_missing(incomplete)
+        there = self.written
+        if incomplete:
+            there &= ~all_blank(self.table, there, self.suspicious)
+        return there, self.taken(there, incomplete)
 
     def _index_of(self, header: ScanHeader, taken: Taken) -> FrameIndex:
         lender = self.lender
@@ -472,21 +383,3 @@ class Hdf5Scan(ABC):
     def close(self) -> None:
         """Close every file."""
         self.source.close()
-
-
-def _number(node: h5py.Dataset) -> float | None:
-    """A number, however it was written; of a list the median of those that are numbers."""
-    if node.dtype.kind not in "uif":
-        try:
-            return float(text(node))
-        except ValueError:
-            return None
-    if node.size is None or node.size > LONGEST_LIST:
-        return None
-    values = np.asarray(node[()], dtype=np.float64).ravel()
-    values = values[np.isfinite(values)]
-    return float(np.median(values)) if len(values) else None
-
-
-def _unit_words(given: str) -> str:
-    return f"the unknown unit {given!r}" if given else "no unit"

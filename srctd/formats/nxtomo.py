@@ -17,7 +17,8 @@ from srctd.core.errors import ScanUnreadable
 from srctd.core.scan import Quantity
 from srctd.formats.frametable import DARK, PROJECTION, UNKNOWN, UNUSED, Columns, Table, assembled, padded
 from srctd.formats.hdf5 import ExternalMissing, Source, as_text, length, numbers, text
-from srctd.formats.hdf5scan import Announced, Hdf5Scan
+from srctd.formats.hdf5pieces import Announced
+from srctd.formats.hdf5scan import Hdf5Scan
 from srctd.formats.protocol import ReadOptions
 from srctd.formats.units import ENERGY, LENGTH, TIME
 

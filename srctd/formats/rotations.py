@@ -21,15 +21,14 @@ def rotations(degrees: NDArray[np.float64], period: float | None = None) -> list
     whole = [slice(0, len(degrees))]
     if len(degrees) < 4:
         return whole
-    unrolled = np.unwrap(degrees, period=FULL_TURN)
-    steps = np.diff(unrolled)
-    step = float(np.median(steps))
-    if step == 0 or np.any(steps * np.sign(step) < -0.5 * abs(step)):
+    gone, step = _one_way(degrees)
+    if step == 0:
+        gone, step = _one_way(np.unwrap(degrees, period=FULL_TURN))
+    if step == 0:
         return whole
     length = period or FULL_TURN
-    gone = (unrolled - unrolled[0]) * np.sign(step)
-    covered = float(gone[-1]) + abs(step)
-    slack = 0.5 * abs(step)
+    covered = float(gone[-1]) + step
+    slack = 0.5 * step
     members = int((covered + slack) // length)
     if members < 2:
         return whole
@@ -38,3 +37,15 @@ def rotations(degrees: NDArray[np.float64], period: float | None = None) -> list
     if covered - members * length >= HALF_TURN - slack:
         found.append(slice(begins[-1], len(degrees)))
     return found
+
+
+def _one_way(degrees: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """How far the sample has turned at every projection, and the usual step; a step of 0 where it turned back.
+
+    An encoder may read up to half a step back.
+    """
+    steps = np.diff(degrees)
+    step = float(np.median(steps))
+    gone = (degrees - degrees[0]) * np.sign(step)
+    turned_back = bool(np.any(steps * np.sign(step) < -0.5 * abs(step)))
+    return gone, 0.0 if turned_back else abs(step)

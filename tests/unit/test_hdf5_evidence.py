@@ -364,3 +364,21 @@ def test_angles_of_the_frames_in_the_file_stay_theirs(tmp_path):
     path = with_ids(write_dataexchange(tmp_path / "a.h5"), [50, 51, 54, 55, 57])
     assert probe(path).gaps == ((2, 3), (6, 6))
     np.testing.assert_allclose(np.degrees(index_scan(path, incomplete=True).angles), np.arange(5) * 30.0)
+
+
+def test_holes_in_the_files_of_which_frames_are_assembled(tmp_path):
+    layout = h5py.VirtualLayout((12, ROWS, COLUMNS), np.uint16)
+    for i in range(2):
+        name = f"part{i}.h5"
+        with h5py.File(tmp_path / name, "w"):
+            pass
+        written = [0, 1, 2, 5] if i else range(6)
+        chunked(tmp_path / name, "data", frame_values(12)[6 * i : 6 * i + 6], written)
+        layout[6 * i : 6 * i + 6] = h5py.VirtualSource(name, "data", (6, ROWS, COLUMNS))
+    path = write_nxtomo(tmp_path / "a.nxs", keys=(2, 1, *[0] * 10))
+    with h5py.File(path, "a") as file:
+        del file[f"{DETECTOR}/data"]
+        file[DETECTOR].create_virtual_dataset("data", layout)
+    seen = probe(path)
+    assert (seen.frames_found, seen.gaps) == (10, ((9, 10),))
+    assert index_scan(path, incomplete=True).header.shortfall.gaps == ((7, 8),)
