@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from srctd.core.errors import ScanUnreadable
 from srctd.core.frames import FrameIndex, Segment
+from srctd.formats.chunks import storage, unsound
 from srctd.formats.hdf5 import Source, translated
 from srctd.formats.protocol import Kind
 
@@ -41,6 +42,7 @@ class FrameReader:
         self._folder = folder
         self._dtype = np.dtype(index.dtype)
         self._sources: dict[str, Source] = {}
+        self._datasets: dict[tuple[str, str], h5py.Dataset] = {}
 
     def angles(self) -> NDArray[np.float64]:
         """Rotation angle of every projection, radian, shape (n_projections,)."""
@@ -83,11 +85,26 @@ class FrameReader:
     def _dataset(self, path: str, place: str) -> h5py.Dataset:
         if path not in self._sources:
             self._sources[path] = Source(path)
+        if (path, place) not in self._datasets:
+            self._datasets[path, place] = self._checked(path, place)
+        return self._datasets[path, place]
+
+    def _checked(self, path: str, place: str) -> h5py.Dataset:
+        """A data set whose header and storage are those of frames like the ones that were indexed.
+
+        The file may be another one than then, or damaged since; what it claims is looked at before it is decoded.
+        """
         dataset = self._sources[path].dataset(place)
         if dataset is None:
             raise ScanUnreadable(
                 f"{path} has no data set {place}", hint="the file was changed; submit it again"
             )
+        wanted = (self.header.n_rows, self.header.n_columns)
+        if problem := unsound(dataset) or (
+            "" if dataset.shape[1:] == wanted else "has frames of another size"
+        ):
+            raise ScanUnreadable(f"{path}: {place} {problem}", hint="the file was changed; submit it again")
+        storage(dataset)
         return dataset
 
     def _read_raw(self, path: str, piece: Segment, first: int, end: int, into: Rows) -> None:
@@ -110,6 +127,7 @@ class FrameReader:
         for source in self._sources.values():
             source.close()
         self._sources.clear()
+        self._datasets.clear()
 
 
 def _picked(segments: tuple[Segment, ...], frames: slice) -> list[Segment]:

@@ -9,15 +9,16 @@ without a lock, a file that is missing is named, and the daemon learns which fur
 
 import errno
 import glob
-import math
 import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import h5py
 import hdf5plugin  # noqa: F401  (registers the compression filters that detectors write)
+import numpy as np
+from numpy.typing import NDArray
 
 from srctd.core.errors import NotPermitted, ScanUnreadable, SrctdError, StorageUnavailable
 
@@ -25,6 +26,9 @@ Node: TypeAlias = h5py.Group | h5py.Dataset
 
 LIBRARY_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)
 """What h5py raises for a file that is damaged or is being written at this moment."""
+
+LONGEST_LIST = 10_000_000
+"""Values; more is taken for a damaged header."""
 
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN}
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -93,15 +97,24 @@ def open_file(path: str) -> h5py.File:
 
 
 def open_for_writing(path: str) -> bool | None:
-    """The superblock's consistency flag (version 3: byte 11); None where the version has none, or on error."""
+    """The superblock's consistency flag (byte 11 since version 2); None where the version has none, or on error."""
     try:
         with Path(path).open("rb") as raw:
             head = raw.read(12)
     except OSError:
         return None
-    if len(head) < 12 or not head.startswith(_SIGNATURE) or head[8] < 3:
+    if len(head) < 12 or not head.startswith(_SIGNATURE) or head[8] < 2:
         return None
     return head[11] & 1 == 1
+
+
+class Mapped(NamedTuple):
+    """Frames `first`... of a virtual data set are `frames` frames of another, from `inner` on."""
+
+    data: h5py.Dataset
+    first: int
+    inner: int
+    frames: int
 
 
 class Source:
@@ -148,6 +161,19 @@ class Source:
         found: dict[str, None] = {}
         self._collect(dataset, found, 0)
         return tuple(name for name in found if name != self.path)
+
+    def mapped(self, dataset: h5py.Dataset) -> Iterator[Mapped]:
+        """Which frames of a virtual data set are frames of which other; none for a mapping without bounds."""
+        for source in dataset.virtual_sources():
+            try:
+                first, last = (int(bound[0]) for bound in source.vspace.get_select_bounds())
+            except RuntimeError:  # an unlimited selection has no bounds
+                continue
+            part = source.src_space.get_select_type() == h5py.h5s.SEL_HYPERSLABS
+            inner = int(source.src_space.get_select_bounds()[0][0]) if part else 0
+            for target in _targets(dataset.file.filename, source.file_name)[:1]:
+                piece = self._piece(dataset, target, source.dset_name, _frames_needed(source))
+                yield Mapped(piece, first, inner, last - first + 1)
 
     def _walk(self, start: h5py.Group, path: str, depth: int) -> Node | None:
         if depth > _DEEPEST_LINK:
@@ -252,19 +278,11 @@ def length(dataset: h5py.Dataset | None) -> int:
     return int(dataset.shape[0]) if dataset is not None and dataset.ndim else 0
 
 
-def frames_written(dataset: h5py.Dataset) -> int:
-    """Frames (first axis) that have storage: fewer than announced where a chunked data set has gaps.
-
-    A contiguous data set gets all its storage at once, so it counts as whole or as empty.
-    """
-    frames = length(dataset)
-    if dataset.is_virtual or dataset.external or frames == 0:
-        return frames
-    if dataset.chunks is None:
-        return frames if dataset.id.get_storage_size() else 0
-    per_layer = math.prod(-(-n // c) for n, c in zip(dataset.shape[1:], dataset.chunks[1:], strict=True))
-    layers = dataset.id.get_num_chunks() // max(per_layer, 1)
-    return min(frames, int(layers) * int(dataset.chunks[0]))
+def numbers(dataset: h5py.Dataset | None) -> NDArray[np.float64]:
+    """A list of numbers; empty for anything else, and for one that claims an absurd length."""
+    if dataset is None or dataset.ndim != 1 or dataset.dtype.kind not in "uif" or len(dataset) > LONGEST_LIST:
+        return np.empty(0)
+    return np.asarray(dataset[()], np.float64)
 
 
 def text(node: Node | None) -> str:

@@ -1,378 +1,385 @@
-"""What the HDF5 formats have in common: a scan as data sets of frames, its angles, and the checks on both.
+"""What the HDF5 formats have in common: finding the pieces of a scan, and making an index of its frames.
 
 A format is a subclass that finds the pieces. Finding never fails: a piece that is not there goes into `missing`,
-because it may still come. `check` decides whether the scan can be reconstructed, and raises if not.
+because it may still come. `look` says what is there; `index` decides whether it can be reconstructed, and raises if
+not.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import ClassVar, NamedTuple, Self
+from functools import cached_property
+from pathlib import PurePath
+from typing import ClassVar, NamedTuple
 
 import h5py
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from srctd.core.completion import EndMark, Expectation, Probe
+from srctd.core.completion import EndMark, Probe
 from srctd.core.errors import HoldError, ScanUnreadable
-from srctd.core.frames import FrameIndex, Segment
+from srctd.core.frames import FrameIndex
 from srctd.core.recipe import physics_notes
-from srctd.core.scan import Quantity, ScanHeader
-from srctd.formats.hdf5 import ExternalMissing, Source, frames_written, length, text, translated, unit
-from srctd.formats.protocol import Kind
-from srctd.formats.units import ANGLE, Dimension
+from srctd.core.scan import ScanHeader, Series, Shortfall
+from srctd.formats.chunks import Storage, stored, unsound
+from srctd.formats.frametable import (
+    DARK,
+    FLAT,
+    PROJECTION,
+    UNKNOWN,
+    Mask,
+    Numbers,
+    Runs,
+    Table,
+    holes,
+    segments,
+)
+from srctd.formats.hdf5 import Source, length, translated, unit
+from srctd.formats.hdf5look import look_at
+from srctd.formats.hdf5pieces import Announced, Pieces
+from srctd.formats.pixels import all_blank, counted, may_be_blank
+from srctd.formats.protocol import ReadOptions
+from srctd.formats.rotations import rotations
+from srctd.formats.units import ANGLE
 
-LARGEST_SIDE = 100_000
-"""Detector rows or columns; more is taken for a damaged header."""
-MOST_FRAMES = 10_000_000
-
-Indices = NDArray[np.int64]
+AMBIGUOUS_SPAN = 3.0, 6.5
+"""Radian: a span without a unit in between may be degrees or radians."""
 
 
-class Frames(NamedTuple):
-    """Frames of one kind: a data set and which of its frames."""
+class Taken(NamedTuple):
+    """The frames of which an index is made: rows of the table, and the angles of the projections in radian."""
 
-    dataset: h5py.Dataset
-    indices: Indices
+    projections: Numbers
+    flats: Numbers
+    darks: Numbers
+    angles: NDArray[np.float64]
 
 
-class Hdf5Scan(ABC):
-    """A scan inside an open HDF5 file; a `ScanReader` once `check` has passed."""
+class Hdf5Scan(Pieces, ABC):
+    """A scan inside an open HDF5 file: a `FoundScan`."""
 
     format: ClassVar[str]
-    header: ScanHeader
 
-    def __init__(self, source: Source, entry: str) -> None:
-        self.source = source
+    def __init__(self, source: Source, entry: str, options: ReadOptions) -> None:
+        super().__init__(source)
         self.entry = entry
-        self.missing: list[ScanUnreadable] = []
-        self.notes: list[str] = []
-        self.references: dict[str, None] = {}
-        self.places: dict[h5py.Dataset, str] = {}
+        self.options = options
         self.angle: h5py.Dataset | None = None
-        self._frames: dict[Kind, Frames] = {}
-        self._angles: NDArray[np.float64] = np.empty(0)
+        self.lender: Hdf5Scan | None = None
+        """Another entry of the file, whose flats and darks are used where this one has none."""
 
     # --- what a format answers ---------------------------------------------------------------------------
 
-    @property
     @abstractmethod
-    def stacks(self) -> list[h5py.Dataset]:
-        """The data sets of frames that are there; the one with the projections first."""
+    def rows(self) -> Table:
+        """All frames of the data sets that are there."""
 
     @property
     @abstractmethod
     def lists(self) -> dict[str, h5py.Dataset]:
-        """What has one value for every frame of the first of `stacks`, by the name of such values."""
+        """What has one value for every frame of the first stack, by the name of such values."""
 
     @abstractmethod
-    def frames(self) -> dict[Kind, Frames]:
-        """Which frames are projections, flats and darks."""
+    def announced(self) -> Announced | None:
+        """Projections that the acquisition was set to take; None where the file does not say."""
 
     @abstractmethod
-    def announced(self) -> int | None:
-        """All frames that the acquisition was set to take; None where the file does not say."""
-
-    @abstractmethod
-    def end_marker(self) -> str:
-        """What in the file says that the acquisition ended; empty if nothing does."""
+    def end_marks(self) -> list[EndMark]:
+        """What in the file says that the acquisition ended."""
 
     @abstractmethod
     def facts(self) -> dict[str, object]:
         """Fields of the header that describe the measurement."""
 
-    # --- finding -----------------------------------------------------------------------------------------
+    def announced_references(self) -> list[Announced]:
+        """Flats and darks to come, those that are there included."""
+        kinds = self.table.kind
+        others = int(np.count_nonzero((kinds != PROJECTION) & (kinds != UNKNOWN)))
+        return [Announced(others, "flat, dark and unused frames that are there")] if others else []
 
-    def find(self, what: str, candidates: Iterable[str]) -> h5py.Dataset | None:
-        """The first data set among some paths; if there is none, note in `missing` what was looked for."""
-        paths = list(candidates)
-        lost: ExternalMissing | None = None
-        for path in paths:
-            try:
-                dataset = self.source.dataset(path)
-                if dataset is not None:
-                    self.references.update(dict.fromkeys(self.source.references(dataset)))
-                    self.places[dataset] = path
-                    return dataset
-            except ExternalMissing as exc:
-                lost = lost or exc
-        if lost is not None:
-            self.references[lost.target] = None
-            self.missing.append(lost)
-        else:
-            self.missing.append(
-                ScanUnreadable(
-                    f"{self.source.path} has no {what} ({paths[0]})",
-                    hint="it may still be written; it is never assumed",
+    def aborted(self) -> str:
+        """What in the file says that the acquisition was broken off; empty where the format has no such word."""
+        return ""
+
+    def period(self) -> float | None:
+        """Degrees of one member of a dynamic scan, where the file says so."""
+        return None
+
+    def healed(self) -> tuple[ScanUnreadable, ...]:
+        """Of what is `missing`, that without which an incomplete scan can be taken all the same."""
+        return ()
+
+    # --- what is there -------------------------------------------------------------------------------------
+
+    @cached_property
+    def table(self) -> Table:
+        """All frames; sound data sets only, so `unsound` is asked first."""
+        return self.rows()
+
+    @cached_property
+    def stores(self) -> list[Storage]:
+        """What the storage of each stack tells."""
+        with translated(self.source.path):
+            return [stored(self.source, stack.data) for stack in self.table.stacks]
+
+    @property
+    def written(self) -> Mask:
+        """Frames that have storage."""
+        there = np.zeros(len(self.table.kind), bool)
+        for i, store in enumerate(self.stores):
+            there[self.table.stack == i] = store.written
+        return there
+
+    @property
+    def suspicious(self) -> Mask:
+        """Frames that have storage and may still be blank."""
+        return may_be_blank(self.table, self.stores)
+
+    @abstractmethod
+    def datasets(self) -> list[h5py.Dataset]:
+        """The data sets of frames that are there; the one with the projections first."""
+
+    def unsound(self) -> str:
+        """What is wrong with the data sets themselves, in one sentence; empty if nothing is."""
+        found = self.datasets()
+        for dataset in found:
+            where = f"{self.source.path}: {self.places[dataset]}"
+            if problem := unsound(dataset):
+                return f"{where} {problem}"
+            if dataset.shape[1:] != found[0].shape[1:] or 0 in dataset.shape[1:]:
+                rows, columns = dataset.shape[1:]
+                return (
+                    f"{where} has frames of {rows} x {columns} pixels, "
+                    f"the projections of {' x '.join(map(str, found[0].shape[1:]))}"
                 )
-            )
-        return None
+        return ""
 
-    def first_text(self, candidates: Iterable[str]) -> str:
-        """The first string among some paths that is not empty."""
-        return next((word for word in map(self._text, candidates) if word), "")
-
-    def quantity(
-        self, name: str, candidates: Iterable[str], dimension: Dimension, default_unit: str = ""
-    ) -> Quantity | None:
-        """The first value among some paths that is a positive number with a known unit.
-
-        A value that cannot be used is named in the notes. `default_unit` holds where the file gives none and the
-        format's own definition says which one is meant; else a value without a unit is not used.
-        """
-        for path in candidates:
-            node = self._optional(path)
-            if node is None:
-                continue
-            value, given = _number(node), unit(node) or default_unit
-            scale = dimension.factor(given)
-            if value is None or not math.isfinite(value) or value <= 0:
-                self.notes.append(f"{name} at {path} is not a positive number and is not used")
-            elif scale is None:
-                self.notes.append(f"{name} at {path} has {_unit_words(given)} and is not used")
-            else:
-                return Quantity(value=value * scale, unit=dimension.unit, origin=path)
-        return None
-
-    def integer(self, candidates: Iterable[str]) -> int | None:
-        """The first non-negative whole number among some paths."""
-        for path in candidates:
-            node = self._optional(path)
-            value = None if node is None else _number(node)
-            if value is not None and math.isfinite(value) and value >= 0:
-                return round(value)
-        return None
-
-    def _optional(self, path: str) -> h5py.Dataset | None:
-        """A data set that need not be there: one behind a link that leads nowhere counts as absent."""
-        try:
-            return self.source.dataset(path)
-        except HoldError:
-            return None
-
-    def _text(self, path: str) -> str:
-        return text(self._optional(path))
-
-    # --- looking -----------------------------------------------------------------------------------------
-
-    def look(self) -> Probe:
-        """What is there and what is missing; never raises for what the content may be.
-
-        Reads metadata, and up to three frames where everything else looks complete. What waiting cannot heal (a wrong
-        rank, angles that are not numbers) is no obstacle to completeness: `index` will name it.
-        """
-        found, expected = self.frames_found(), self.frames_expected()
-        missing = [str(problem) for problem in self.missing] + self.shortfalls()
-        if not missing and found >= (expected or 0):
-            missing = self._blank_frames()
-        announced = (
-            [] if expected is None else [Expectation(kind="metadata", frames=expected, text=f"{expected}")]
-        )
-        mark = self.end_marker()
-        return Probe(
-            readable=True,
-            frames_found=found,
-            expectations=tuple(announced),
-            end_marks=(EndMark(kind="metadata", text=mark),) if mark else (),
-            missing=tuple(missing),
-            references=tuple(self.references),
-        )
-
-    def _blank_frames(self) -> list[str]:
-        """First, middle and last projection, those of them that hold nothing but the fill value.
-
-        A data set that got its size and its storage in advance reads like that where nothing was written yet.
-        """
-        stack, indices = self.frames()["projections"]
-        if stack.ndim != 3 or len(indices) == 0 or indices[-1] >= stack.shape[0]:
-            return []
-        picked = sorted({int(indices[i]) for i in (0, len(indices) // 2, -1)})
-        blank = [i for i in picked if np.all(stack[i] == stack.fillvalue)]
-        return [
-            f"frame {i} of {self.places[stack]} in {self.source.path} holds nothing but {stack.fillvalue}"
-            for i in blank
-        ]
-
-    # --- counting ----------------------------------------------------------------------------------------
-
-    def frames_found(self) -> int:
-        """Frames that have storage, of all kinds."""
-        return sum(frames_written(stack) for stack in self.stacks)
-
-    def frames_expected(self) -> int | None:
-        """Frames to come in all: announced, or taken from the longest list until the end is marked."""
-        lengths = [length(stack) for stack in self.stacks]
-        counts = [sum(lengths), self.announced() or 0]
-        if lengths and not self.end_marker():
-            counts.extend(length(values) + sum(lengths[1:]) for values in self.lists.values())
-        return max(counts) or None
-
-    def shortfalls(self) -> list[str]:
-        """Lists that are shorter than the frames, one sentence each; none once the end is marked."""
-        if not self.stacks or self.end_marker():
-            return []
-        return [problem for name in self.lists if (problem := self._mismatch(name, only_short=True))]
-
-    def _mismatch(self, name: str, only_short: bool = False) -> str:
-        values, stack = self.lists[name], self.stacks[0]
+    def mismatch(self, name: str) -> str:
+        """How a list differs in length from the frames it belongs to; empty if it does not."""
+        values, stack = self.lists[name], self.datasets()[0]
         there, needed = length(values), length(stack)
-        if there == needed or (only_short and there > needed):
+        if there == needed:
             return ""
         return f"{self.source.path} has {there} {name} ({self.places[values]}) for {needed} frames"
 
-    # --- checking ----------------------------------------------------------------------------------------
+    def look(self) -> Probe:
+        """What is there and what is missing; never raises for what the content may be."""
+        return look_at(self)
 
-    def check(self) -> Self:
-        """Make the scan ready for reading; raises `ScanUnreadable` for the first thing that is wrong."""
+    # --- the index -----------------------------------------------------------------------------------------
+
+    def index(self, *, incomplete: bool = False, member: int = 0) -> FrameIndex:
+        """All frames, ready for reading; raises `ScanUnreadable` for the first thing that is wrong."""
         with translated(self.source.path):
-            if self.missing:
-                raise self.missing[0]
-            for stack in self.stacks:
-                self._check_shape(stack)
-            self._check_lists()
-            self._frames = self.frames()
-            self._check_kinds()
-            self._angles = self._checked_angles()
-            self.header = self._header()
-        return self
+            there, taken = self._ready(incomplete)
+            shortfall = self._shortfall(there, taken) if incomplete else None
+            parts = self.members(taken.angles)
+            if not 0 <= member < len(parts):
+                raise ScanUnreadable(
+                    f"{self.source.path} holds {len(parts)} scans; there is no number {member}"
+                )
+            chosen = taken._replace(
+                projections=taken.projections[parts[member]], angles=taken.angles[parts[member]]
+            )
+            header = msgspec.structs.replace(self._header(chosen), shortfall=shortfall)
+            if len(parts) > 1:
+                header = self._as_member(header, parts, member, len(taken.angles))
+            return self._index_of(header, chosen)
 
-    def _check_shape(self, stack: h5py.Dataset) -> None:
-        where = f"{self.source.path}: {self.places[stack]}"
-        if stack.ndim != 3:
-            raise ScanUnreadable(
-                f"{where} has {stack.ndim} dimensions, shape {stack.shape}; expected 3 (frames, rows, columns)"
-            )
-        if stack.dtype.kind not in "uif":
-            raise ScanUnreadable(f"{where} holds values of type {stack.dtype}; expected numbers")
-        frames, rows, columns = stack.shape
-        if frames > MOST_FRAMES or max(rows, columns) > LARGEST_SIDE:
-            raise ScanUnreadable(
-                f"{where} claims to be {frames} frames of {rows} x {columns} pixels, which no detector writes"
-            )
-        if stack.shape[1:] != self.stacks[0].shape[1:] or 0 in stack.shape[1:]:
-            raise ScanUnreadable(
-                f"{where} has frames of {rows} x {columns} pixels, "
-                f"the projections of {' x '.join(map(str, self.stacks[0].shape[1:]))}"
-            )
+    def count(self, *, incomplete: bool = False) -> int:
+        """Members of the scan; one that cannot be indexed counts as one."""
+        try:
+            with translated(self.source.path):
+                return len(self.members(self._ready(incomplete)[1].angles))
+        except HoldError:
+            return 1
 
-    def _check_lists(self) -> None:
+    def _ready(self, incomplete: bool) -> tuple[Mask, Taken]:
+        """Which frames are there, and which of them are taken."""
+        self.refuse_missing(incomplete)
+        there = self.written
+        if incomplete:
+            there &= ~all_blank(self.table, there, self.suspicious)
+        return there, self.taken(there, incomplete)
+
+    def _index_of(self, header: ScanHeader, taken: Taken) -> FrameIndex:
+        lender = self.lender
+        flats, darks = segments(self.table, taken.flats), segments(self.table, taken.darks)
+        if lender is not None and not flats:
+            flats = segments(lender.table, lender.table.rows(FLAT, lender.written))
+        if lender is not None and not darks:
+            darks = segments(lender.table, lender.table.rows(DARK, lender.written))
+        return FrameIndex(
+            header=header,
+            dtype=self.datasets()[0].dtype.str,
+            projections=segments(self.table, taken.projections),
+            flats=flats,
+            darks=darks,
+            angles=tuple(taken.angles.tolist()),
+        )
+
+    def refuse_missing(self, incomplete: bool) -> None:
+        """Raise for what is not there at all, or cannot be read whoever waits for it."""
+        healed = self.healed() if incomplete else ()
+        for problem in self.missing:
+            if problem not in healed:
+                raise problem
+        if problem_text := self.unsound():
+            raise ScanUnreadable(problem_text)
         for name, values in self.lists.items():
             if values.ndim != 1 or values.dtype.kind not in "uif":
                 raise ScanUnreadable(
                     f"{self.source.path}: {self.places[values]} should be a list of {name}, but has the shape "
                     f"{values.shape} and the type {values.dtype}"
                 )
-            if problem := self._mismatch(name):
-                raise ScanUnreadable(
-                    problem, hint="the acquisition was cut short, or frames were dropped; nothing is assumed"
-                )
 
-    def _check_kinds(self) -> None:
-        if len(self._frames["projections"].indices) == 0:
+    def taken(self, there: Mask, incomplete: bool) -> Taken:
+        """The frames of which an index is made; raises `ScanUnreadable` where they do not suffice."""
+        if not incomplete:
+            self._refuse_shortfalls(there)
+        projections, flats, darks = (self.table.rows(kind, there) for kind in (PROJECTION, FLAT, DARK))
+        if incomplete:
+            projections = projections[np.isfinite(self.table.angle[projections])]
+        if len(projections) == 0:
             raise ScanUnreadable(f"{self.source.path} holds no projections", hint="was the scan aborted?")
-        if len(self._frames["flats"].indices) == 0:
+        if len(flats) + self._lent(FLAT) == 0:
             raise ScanUnreadable(
                 f"{self.source.path} holds no flat fields, so the beam cannot be divided out",
                 hint="acquire flat fields, or add those of another scan to the file",
             )
+        return Taken(projections, flats, darks, self.radians(projections))
 
-    def _checked_angles(self) -> NDArray[np.float64]:
-        assert self.angle is not None  # `missing` would have said so
-        where = f"{self.source.path}: {self.places[self.angle]}"
-        indices = self._frames["projections"].indices
-        values = np.asarray(self.angle[()], dtype=np.float64)[indices]
+    def _lent(self, kind: int) -> int:
+        lender = self.lender
+        if lender is None or lender.unsound() or lender.datasets()[:1] == []:
+            return 0
+        if lender.datasets()[0].shape[1:] != self.datasets()[0].shape[1:]:
+            return 0
+        return len(lender.table.rows(kind, lender.written))
+
+    def _refuse_shortfalls(self, there: Mask) -> None:
+        for name in self.lists:
+            if problem := self.mismatch(name):
+                raise ScanUnreadable(
+                    problem, hint="the acquisition was cut short, or frames were dropped; nothing is assumed"
+                )
+        lost = int(np.count_nonzero(~there))
+        if lost:
+            raise ScanUnreadable(
+                f"{self.source.path}: {lost} of {len(there)} frames were never written",
+                hint="submit it as an incomplete scan to take those that are there",
+            )
+
+    def radians(self, rows: Numbers) -> NDArray[np.float64]:
+        """Angles of some projections; raises `ScanUnreadable` where they are no angles or their unit is unknown."""
+        values = self.table.angle[rows]
+        if len(values) == 0:
+            return values
+        where = f"{self.source.path}: {self.angle_place}"
         wrong = np.flatnonzero(~np.isfinite(values))
         if len(wrong):
             raise ScanUnreadable(
                 f"{where} has {len(wrong)} of {len(values)} angles that are not numbers, "
-                f"the first at index {indices[wrong[0]]} ({values[wrong[0]]})",
+                f"the first at index {self.table.frame[rows][wrong[0]]} ({values[wrong[0]]})",
                 hint="repair the angles in the file; they are never assumed",
             )
         if len(values) > 1 and np.ptp(values) == 0:
             raise ScanUnreadable(f"{where}: all {len(values)} angles are {values[0]:g}")
         return values * self._angle_factor(where, float(np.ptp(values)))
 
+    @property
+    def angle_place(self) -> str:
+        """Where the angles come from."""
+        return "" if self.angle is None else self.places[self.angle]
+
     def _angle_factor(self, where: str, span: float) -> float:
-        """Radians per unit of the angles. Both formats define degrees where no unit is given."""
-        assert self.angle is not None
+        """Radians per unit of the angles. The formats define degrees where no unit is given."""
+        if self.angle is None:
+            return math.pi / 180
         given = unit(self.angle)
         scale = ANGLE.factor(given)
         if scale is not None:
             return scale
         if given:
             raise ScanUnreadable(f"{where} has the unknown unit {given!r}", hint="write degrees or radians")
-        if 3.0 <= span <= 6.5:
+        low, high = AMBIGUOUS_SPAN
+        if low <= span <= high:
             raise ScanUnreadable(
                 f"{where} spans {span:.4g} without a unit, which could be degrees or radians",
                 hint="write the attribute `units`",
             )
-        self.notes.append(f"{self.places[self.angle]} has no unit: degrees, as the format defines")
+        self.notes.append(f"{self.angle_place} has no unit: degrees, as the format defines")
         return math.pi / 180
 
-    def _header(self) -> ScanHeader:
+    def members(self, radians: NDArray[np.float64]) -> list[slice]:
+        """The scans that the projections make up, by `rotations`."""
+        return rotations(np.degrees(radians), self.period())
+
+    def _as_member(self, header: ScanHeader, parts: list[slice], member: int, projections: int) -> ScanHeader:
+        series = Series(
+            name=PurePath(self.source.path).stem, member=member, members=len(parts), origin="rotation angles"
+        )
+        notes = header.notes
+        if parts[-1].stop < projections:
+            rest = f"the last {projections - parts[-1].stop} projections are less than a half turn and in no member"
+            notes = (*notes, rest)
+        return msgspec.structs.replace(header, series=series, notes=notes)
+
+    def _shortfall(self, there: Mask, taken: Taken) -> Shortfall | None:
+        """What is missing of the projections; None if nothing is."""
+        announced = self.announced()
+        known = self.table.projection[self.table.kind == PROJECTION]
+        expected = max(announced.frames if announced else 0, int(known.max()) + 1 if len(known) else 0)
+        gaps: Runs = holes(self.table.projection[taken.projections], expected)
+        words = []
+        if gaps or len(taken.projections) < expected:
+            said = f", announced by {announced.origin}" if announced else ""
+            words.append(f"{len(taken.projections)} of {expected} projections are there{said}")
+        absent = int(np.count_nonzero(~there & (self.table.kind != PROJECTION)))
+        if absent:
+            words.append(f"{absent} frames that are no projections were never written or are blank")
+        words += [str(problem) for problem in self.healed()]
+        words += [problem for name in self.lists if (problem := self.mismatch(name))]
+        lost, _ = counted(self.table, taken.projections)
+        if lost:
+            frames = sum(last - first + 1 for first, last in lost)
+            words.append(
+                f"the camera's counter jumps over {frames} frames; the angles are those that the file gives"
+            )
+        if not words:
+            return None
+        return Shortfall(reason="; ".join(words), expected=expected, gaps=gaps)
+
+    def _header(self, taken: Taken) -> ScanHeader:
         facts = self.facts()
-        projections, flats, darks = (self._frames[kind] for kind in ("projections", "flats", "darks"))
-        if len(darks.indices) == 0:
+        n_flats = len(taken.flats) or self._lent(FLAT)
+        n_darks = len(taken.darks) or self._lent(DARK)
+        if n_flats != len(taken.flats) or n_darks != len(taken.darks):
+            assert self.lender is not None  # nothing else lends
+            self.notes.append(f"flat or dark fields are those of {self.lender.entry}")
+        if n_darks == 0:
             self.notes.append("no dark fields: the dark signal is taken as zero")
         physics = ("pixel_size", "energy", "distance")
         self.notes += physics_notes([name for name in physics if facts.get(name) is None])
-        _, rows, columns = projections.dataset.shape
+        announced = self.announced()
+        _, rows, columns = self.datasets()[0].shape
         return ScanHeader(
             format=self.format,
             entry=self.entry,
-            n_projections=len(projections.indices),
-            n_flats=len(flats.indices),
-            n_darks=len(darks.indices),
+            n_projections=len(taken.projections),
+            n_flats=n_flats,
+            n_darks=n_darks,
             n_rows=int(rows),
             n_columns=int(columns),
-            dtype=projections.dataset.dtype.name,
-            angle_first_deg=math.degrees(self._angles[0]),
-            angle_last_deg=math.degrees(self._angles[-1]),
+            dtype=self.datasets()[0].dtype.name,
+            angle_first_deg=math.degrees(taken.angles[0]),
+            angle_last_deg=math.degrees(taken.angles[-1]),
+            expected_projections=announced.frames if announced else None,
             references=tuple(self.references),
             notes=tuple(dict.fromkeys(self.notes)),
             **facts,  # type: ignore[arg-type]
         )
 
-    # --- the index -----------------------------------------------------------------------------------------
-
-    def index(self, *, incomplete: bool = False, member: int = 0) -> FrameIndex:
-        """All frames, ready for reading; raises `ScanUnreadable` for the first thing that is wrong."""
-        self.check()
-        kinds = {kind: self._segments(frames) for kind, frames in self._frames.items()}
-        dtype = self._frames["projections"].dataset.dtype
-        return FrameIndex(header=self.header, dtype=dtype.str, angles=tuple(self._angles.tolist()), **kinds)
-
-    def _segments(self, frames: Frames) -> tuple[Segment, ...]:
-        place = self.places.get(frames.dataset, "")
-        return tuple(
-            Segment(container="hdf5", file=self.source.path, place=place, first=first, count=count)
-            for first, count in _runs(frames.indices)
-        )
-
     def close(self) -> None:
         """Close every file."""
         self.source.close()
-
-
-def _runs(indices: Indices) -> list[tuple[int, int]]:
-    """Runs (first, length) of neighbors in a list of frame numbers."""
-    if len(indices) == 0:
-        return []
-    cuts = np.flatnonzero(np.diff(indices) != 1) + 1
-    return [(int(run[0]), len(run)) for run in np.split(indices, cuts)]
-
-
-def _number(node: h5py.Dataset) -> float | None:
-    """A number, however it was written; of a list the median of those that are numbers."""
-    if node.dtype.kind not in "uif":
-        try:
-            return float(text(node))
-        except ValueError:
-            return None
-    values = np.asarray(node[()], dtype=np.float64).ravel()
-    values = values[np.isfinite(values)]
-    return float(np.median(values)) if len(values) else None
-
-
-def _unit_words(given: str) -> str:
-    return f"the unknown unit {given!r}" if given else "no unit"

@@ -12,13 +12,17 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from srctd.core.completion import EndMark
 from srctd.core.errors import ScanUnreadable
-from srctd.formats.hdf5 import ExternalMissing, Source, as_text, text
-from srctd.formats.hdf5scan import Frames, Hdf5Scan
-from srctd.formats.protocol import Kind
+from srctd.core.scan import Quantity
+from srctd.formats.frametable import DARK, PROJECTION, UNKNOWN, UNUSED, Columns, Table, assembled, padded
+from srctd.formats.hdf5 import ExternalMissing, Source, as_text, length, numbers, text
+from srctd.formats.hdf5pieces import Announced
+from srctd.formats.hdf5scan import Hdf5Scan
+from srctd.formats.protocol import ReadOptions
 from srctd.formats.units import ENERGY, LENGTH, TIME
 
-PROJECTION, FLAT, DARK, INVALID = 0, 1, 2, 3
+INVALID = 3
 
 DATA = ("instrument/detector/data", "data/data")
 IMAGE_KEY = (
@@ -45,8 +49,13 @@ DISTANCE = ("sample/propagation_distance", "instrument/detector/distance")
 EXPOSURE = ("instrument/detector/count_time", "../instrument/detector/count_time")
 TOMO_N = ("instrument/detector/tomo_n",)
 END = ("end_time", "../end_time", "diamond_scan/end_time")
+FINISHED = ("diamond_scan/scan_finished", "../diamond_scan/scan_finished")
+END_REASON = ("end_reason", "../end_reason")
+SCAN_RANGE = ("instrument/detector/scan_range", "scan_range", "technique/scan/scan_range")
+FIELD_OF_VIEW = ("instrument/detector/field_of_view", "instrument/detector/FOV")
 
-_ANGLE_NAME = re.compile(r"theta|rotation|(^|_)(angle|rot|omega)(_|$)", re.IGNORECASE)
+ANGLE_NAME = re.compile(r"theta|rotation|(^|_)(angle|rot|omega)(_|$)", re.IGNORECASE)
+_BROKEN_OFF = re.compile(r"abort|cancel|fail|kill", re.IGNORECASE)
 _MOST_GROUPS = 2000
 
 
@@ -55,8 +64,8 @@ class NxTomo(Hdf5Scan):
 
     format: ClassVar[str] = "nxtomo"
 
-    def __init__(self, source: Source, entry: str) -> None:
-        super().__init__(source, entry)
+    def __init__(self, source: Source, entry: str, options: ReadOptions) -> None:
+        super().__init__(source, entry, options)
         self.data = self.find("data set of frames", self.paths(DATA))
         self.image_key = self.find("image key", self.paths(IMAGE_KEY))
         self.angle = self.find("rotation angle", self.paths(ANGLE))
@@ -66,8 +75,7 @@ class NxTomo(Hdf5Scan):
         absolute = (posixpath.normpath(posixpath.join(self.entry, path)) for path in relative)
         return [path for path in absolute if posixpath.dirname(path) != "/"]
 
-    @property
-    def stacks(self) -> list[h5py.Dataset]:
+    def datasets(self) -> list[h5py.Dataset]:
         """The one data set of frames, if it is there."""
         return [] if self.data is None else [self.data]
 
@@ -77,39 +85,59 @@ class NxTomo(Hdf5Scan):
         both = {"image keys": self.image_key, "rotation angles": self.angle}
         return {name: values for name, values in both.items() if values is not None}
 
-    def frames(self) -> dict[Kind, Frames]:
-        """Sort the frames by their image key; it may come in any order."""
+    def rows(self) -> Table:
+        """The frames sorted by their image key, which may come in any order; unknown are those without a key."""
+        if self.data is None:
+            return assembled([])
+        frames = length(self.data)
         keys = self._keys()
         unused = int(np.count_nonzero((keys < PROJECTION) | (keys > DARK)))
         if unused:
             self.notes.append(
                 f"{unused} frames are marked as invalid or as alignment images and are not used"
             )
-        kinds: dict[Kind, int] = {"projections": PROJECTION, "flats": FLAT, "darks": DARK}
-        return {kind: Frames(self.data, np.flatnonzero(keys == key)) for kind, key in kinds.items()}
+        kinds = np.full(frames, UNKNOWN, np.int64)
+        known = np.where((keys < PROJECTION) | (keys > DARK), UNUSED, keys)[:frames]
+        kinds[: len(known)] = known
+        columns = Columns(
+            kind=kinds,
+            angle=padded(numbers(self.angle), frames),
+            number=np.arange(frames),
+            projection=np.where(kinds == PROJECTION, np.cumsum(kinds == PROJECTION) - 1, -1),
+        )
+        return assembled([(self.stack(self.data), columns)])
 
     def _keys(self) -> NDArray[np.int64]:
         """Image key of every frame, as a whole number: GDA writes floats."""
-        if self.image_key is None or self.image_key.ndim != 1 or self.image_key.dtype.kind not in "uif":
-            return np.empty(0, np.int64)
-        return np.nan_to_num(np.asarray(self.image_key[()], np.float64), nan=INVALID).astype(np.int64)
+        return np.nan_to_num(numbers(self.image_key), nan=INVALID).astype(np.int64)
 
-    def announced(self) -> int | None:
-        """ESRF's `tomo_n` counts the projections to come; flats and darks are those that are there."""
-        projections = self.integer(self.paths(TOMO_N))
-        if projections is None:
-            return None
-        return projections + int(np.count_nonzero(self._keys() != PROJECTION))
+    def announced(self) -> Announced | None:
+        """ESRF's `tomo_n` counts the projections to come."""
+        return self.integer(self.paths(TOMO_N))
 
-    def end_marker(self) -> str:
+    def end_marks(self) -> list[EndMark]:
         """`end_time` of the entry or of the one around it; GDA's `scan_finished`."""
-        finished = self.integer(self.paths(("diamond_scan/scan_finished",)))
-        if finished == 0:
-            return ""
-        for path in self.paths(END):
-            if word := self.first_text([path]):
+        finished = self.integer(self.paths(FINISHED))
+        if finished is not None and finished.frames == 0:
+            return []
+        ends = ((path, self.text_at(path)) for path in self.paths(END))
+        said = [f"{path} = {word}" for path, word in ends if word][:1]
+        if finished is not None:
+            said.append(f"{finished.origin} = {finished.frames}")
+        return [EndMark(kind="metadata", text=text) for text in said]
+
+    def aborted(self) -> str:
+        """BLISS's `end_reason` or GDA's status, where it is a word that says so."""
+        for path in self.paths((*END_REASON, *FINISHED)):
+            word = self.text_at(path)
+            if _BROKEN_OFF.search(word):
                 return f"{path} = {word}"
-        return f"{self.entry}/diamond_scan/scan_finished = {finished}" if finished else ""
+        return ""
+
+    def period(self) -> float | None:
+        """BLISS's `scan_range`: degrees of one tomogram of a series."""
+        value = self.number(self.paths(SCAN_RANGE))
+        return value if value in (180.0, 360.0) else None
 
     def facts(self) -> dict[str, object]:
         """Who, what and how, as far as the file knows."""
@@ -118,8 +146,11 @@ class NxTomo(Hdf5Scan):
             return self.first_text(self.paths(relative))
 
         user = self._user()
+        if words(*FIELD_OF_VIEW).lower() == "half":
+            self.notes.append(
+                "the field of view is half the sample's: the axis lies near the edge of the detector"
+            )
         return {
-            "expected_projections": self.integer(self.paths(TOMO_N)),
             "title": words("title", "../title"),
             "sample": words("sample/name", "../sample/name"),
             "instrument": words("instrument/name", "../instrument/name"),
@@ -132,7 +163,27 @@ class NxTomo(Hdf5Scan):
             "energy": self.quantity("energy", self.paths(PHOTON_ENERGY), ENERGY),
             "distance": self.quantity("distance", self.paths(DISTANCE), LENGTH),
             "exposure_time": self.quantity("exposure time", self.paths(EXPOSURE), TIME, "s"),
+            "positions": self._positions(),
         }
+
+    def _positions(self) -> dict[str, Quantity]:
+        """Translations of the sample, by the file's own names of the axes, where they stay the same all through."""
+        found = {}
+        for axis in ("x", "y", "z"):
+            (path,) = self.paths((f"sample/{axis}_translation",))
+            node = self.optional(path)
+            if node is None or node.dtype.kind not in "uif" or node.size == 0:
+                continue
+            values = np.asarray(node[()], np.float64).ravel()
+            of_projections = (
+                values[self._keys() == PROJECTION] if len(values) == len(self._keys()) else values
+            )
+            if _varies(of_projections):
+                continue
+            position = self.quantity(f"position {axis}", [path], LENGTH, signed=True)
+            if position is not None:
+                found[axis] = position
+        return found
 
     def _user(self) -> str:
         """Path of the first NXuser group in the entry or the one around it."""
@@ -148,8 +199,8 @@ class Nexus(NxTomo):
 
     format: ClassVar[str] = "nexus"
 
-    def __init__(self, source: Source, entry: str, detector: str) -> None:
-        Hdf5Scan.__init__(self, source, entry)
+    def __init__(self, source: Source, entry: str, detector: str, options: ReadOptions) -> None:
+        Hdf5Scan.__init__(self, source, entry, options)
         self.detector = detector
         self.data = self.find("data set of frames", [f"{detector}/data"])
         self.image_key = self.find("image key", [f"{detector}/image_key"])
@@ -174,11 +225,11 @@ class Nexus(NxTomo):
         camera = posixpath.basename(self.detector)
         candidates = [
             path
-            for path, _ in _links(self.source.group(self.entry))
-            if any(_ANGLE_NAME.search(part) for part in path.split("/")[-2:])
+            for path, _ in links(self.source.group(self.entry))
+            if any(ANGLE_NAME.search(part) for part in path.split("/")[-2:])
         ]
         for path in sorted(candidates, key=lambda path: (camera not in path.split("/"), path)):
-            dataset = self._optional(path)
+            dataset = self.optional(path)
             if dataset is not None and dataset.shape == wanted and dataset.dtype.kind == "f":
                 return self.find("rotation angle", [path])
         self.missing.append(
@@ -191,30 +242,21 @@ class Nexus(NxTomo):
         return None
 
 
-def find_nxtomo(source: Source, entry: str = "") -> NxTomo | None:
-    """The first NXtomo entry, or the named one; None where there is none."""
+def find_nxtomo(source: Source, entry: str, options: ReadOptions) -> list[Hdf5Scan]:
+    """All NXtomo entries, or the named one; none where there is none."""
     entries = _nxtomo_entries(source)
     if entry:
         path = "/" + entry.strip("/")
-        return NxTomo(source, path) if path in entries else None
-    if not entries:
-        return None
-    scan = NxTomo(source, entries[0])
-    if len(entries) > 1:
-        scan.notes.append(
-            f"the file holds {len(entries)} scans: {entries[0]} is read, not {', '.join(entries[1:])}"
-        )
-    return scan
+        entries = [path] if path in entries else []
+    return [NxTomo(source, path, options) for path in entries]
 
 
-def find_nexus(source: Source, entry: str = "") -> Nexus | None:
+def find_nexus(source: Source, entry: str, options: ReadOptions) -> list[Hdf5Scan]:
     """A group that holds an image key beside frames, anywhere in the file or below `entry`."""
     top = source.group("/" + entry.strip("/"))
-    detectors = [posixpath.dirname(path) for path, name in _links(top) if name == "image_key"]
+    detectors = [posixpath.dirname(path) for path, name in links(top) if name == "image_key"]
     detectors = [path for path in detectors if _has_frames(source, path)] or detectors
-    if not detectors:
-        return None
-    return Nexus(source, "/" + detectors[0].split("/")[1], detectors[0])
+    return [Nexus(source, "/" + path.split("/")[1], path, options) for path in detectors[:1]]
 
 
 def unfinished_entry(source: Source) -> str:
@@ -267,7 +309,7 @@ def _subgroups(group: h5py.Group | None) -> list[tuple[str, h5py.Group]]:
     return [(name, group[name]) for name in hard if group.get(name, getclass=True) is h5py.Group]
 
 
-def _links(top: h5py.Group | None) -> list[tuple[str, str]]:
+def links(top: h5py.Group | None) -> list[tuple[str, str]]:
     """(path, name) of every link below a group; links to elsewhere are named and not followed."""
     found: list[tuple[str, str]] = []
     waiting = [] if top is None else [top]
@@ -277,3 +319,9 @@ def _links(top: h5py.Group | None) -> list[tuple[str, str]]:
         found.extend((posixpath.join(group.name, name), name) for name in group)
         waiting.extend(child for _, child in _subgroups(group))
     return found
+
+
+def _varies(values: NDArray[np.float64]) -> bool:
+    """Whether a position changes within a scan, by more than a motor's readback does."""
+    values = values[np.isfinite(values)]
+    return len(values) > 0 and float(np.ptp(values)) > 1e-3 * max(float(np.abs(values).max()), 1e-9)

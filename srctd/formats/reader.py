@@ -4,15 +4,16 @@ import os
 
 import msgspec
 
-from srctd.core.completion import Probe
+from srctd.core.completion import EndMark, Probe
 from srctd.core.errors import ScanUnreadable, SrctdError
 from srctd.core.frames import INDEX_NAME, FrameIndex
 from srctd.formats.dataexchange import find_dataexchange
+from srctd.formats.entries import Entries
 from srctd.formats.frames import FrameReader, read_index
 from srctd.formats.hdf5 import Source, open_for_writing, translated
-from srctd.formats.hdf5scan import Hdf5Scan
+from srctd.formats.hdf5layouts import find_layout, reference_of
 from srctd.formats.nxtomo import find_nexus, find_nxtomo, unfinished_entry
-from srctd.formats.protocol import Kind, ReadOptions, ScanReader
+from srctd.formats.protocol import FoundScan, Kind, ReadOptions, ScanReader
 
 __all__ = ["Kind", "ReadOptions", "ScanReader", "index_scan", "open_scan", "probe"]
 
@@ -41,11 +42,10 @@ def index_scan(
     """Where every frame lies; raises as `open_scan` does."""
     source = Source(path)
     try:
-        scan = _find(source, entry)
+        scan = _find(source, entry, options)
         if scan is None:
-            where = f"{source.path} holds no tomography" + (f" at {entry}" if entry else "")
             raise ScanUnreadable(
-                f"{where}: {LOOKED_FOR}", hint="name the group that holds the scan, if there is one"
+                _no_tomography(source, entry), hint="name the group that holds the scan, if there is one"
             )
         return scan.index(incomplete=incomplete, member=member)
     finally:
@@ -60,20 +60,36 @@ def probe(path: str, options: ReadOptions = SHIPPED) -> Probe:
     except SrctdError as exc:
         return Probe(readable=False, problem=str(exc), open_for_writing=writing)
     try:
-        scan = _find(source, "")
+        scan = _find(source, "", options)
         if scan is None:
             return _nothing_found(source, writing)
         with translated(source.path):
-            return msgspec.structs.replace(scan.look(), open_for_writing=writing)
+            return _with_superblock(scan.look(), writing)
     except SrctdError as exc:
         return Probe(readable=False, problem=str(exc), open_for_writing=writing)
     finally:
         source.close()
 
 
-def _find(source: Source, entry: str) -> Hdf5Scan | None:
+def _find(source: Source, entry: str, options: ReadOptions) -> FoundScan | None:
     with translated(source.path):
-        return find_nxtomo(source, entry) or find_dataexchange(source, entry) or find_nexus(source, entry)
+        for find in (find_nxtomo, find_dataexchange, find_nexus, find_layout):
+            scans = find(source, entry, options)
+            if scans:
+                return scans[0] if len(scans) == 1 else Entries(scans)
+    return None
+
+
+def _with_superblock(seen: Probe, writing: bool | None) -> Probe:
+    """A probe with what the first bytes of the file say of its writer."""
+    closed = EndMark(kind="superblock", text="the HDF5 superblock says that the file was closed")
+    marks = (*seen.end_marks, closed) if writing is False else seen.end_marks
+    return msgspec.structs.replace(seen, end_marks=marks, open_for_writing=writing)
+
+
+def _no_tomography(source: Source, entry: str = "") -> str:
+    known = "" if entry else reference_of(source)
+    return known or f"{source.path} holds no tomography{f' at {entry}' if entry else ''}: {LOOKED_FOR}"
 
 
 def _nothing_found(source: Source, writing: bool | None) -> Probe:
@@ -81,8 +97,8 @@ def _nothing_found(source: Source, writing: bool | None) -> Probe:
         begun = unfinished_entry(source)
         if len(source.root) == 0:
             begun = "/"
+        problem = _no_tomography(source)
     if begun or writing:
         missing = f"{source.path} has no frames yet ({begun or '/'} was begun and not ended)"
         return Probe(readable=True, missing=(missing,), open_for_writing=writing)
-    problem = f"{source.path} holds no tomography: {LOOKED_FOR}"
     return Probe(readable=True, foreign=True, problem=problem, open_for_writing=writing)

@@ -21,8 +21,12 @@ def line_integrals(scan, row):
 def test_tooth(data):
     path = str(data / "tooth_aps/tooth.h5")
     seen = probe(path)
-    assert (seen.frames_found, seen.end_marker) == (201, "")
-    assert judge(seen, 20.0, Rule()).state is State.COMPLETE
+    assert (seen.frames_found, seen.expectations, seen.end_marks) == (201, (), ())
+    assert (
+        judge(seen, 20.0, Rule()).state is State.ARRIVING
+    )  # nothing announces frames, nothing marks the end
+    assert judge(seen, 70.0, Rule()).state is State.COMPLETE
+    assert seen.coverage.hole_deg == pytest.approx(1.0, abs=0.01)
     with open_scan(path) as scan:
         header = scan.header
         assert (header.format, header.sample, header.dtype) == ("dataexchange", "Tooth", "float32")
@@ -38,7 +42,7 @@ def test_tooth(data):
 
 def test_diamond_i13(data):
     path = str(data / "savu_24737/24737_repack.nxs")
-    assert judge(probe(path), 20.0, Rule()).state is State.COMPLETE
+    assert judge(probe(path), 70.0, Rule()).state is State.COMPLETE
     with open_scan(path) as scan:
         header = scan.header
         assert (header.format, header.entry, header.instrument) == ("nxtomo", "/entry1/tomo_entry", "i13")
@@ -56,7 +60,7 @@ def test_k11_frames_and_image_keys_without_an_nxtomo_entry(data):
     path = str(data / "k11_18014/k11-18014.nxs")
     seen = probe(path)
     assert judge(seen, 20.0, Rule()).state is State.COMPLETE
-    assert seen.end_marker == "/entry/end_time = 2022-10-15T13:51:18.264"
+    assert seen.end_marks[0].text == "/entry/end_time = 2022-10-15T13:51:18.264"
     assert seen.open_for_writing is False
     with open_scan(path) as scan:
         header = scan.header

@@ -92,7 +92,9 @@ def test_an_entry_inside_an_entry_and_several_of_them(tmp_path):
     write_nxtomo(path, entry="entry2", keys=(1, 0, 0), mode="a")
     with open_scan(path) as scan:
         assert scan.header.entry == "/entry1/tomo_entry"
-        assert any("/entry2" in note for note in scan.header.notes)
+        assert (scan.header.series.member, scan.header.series.members) == (0, 2)
+    with open_scan(path, member=1) as scan:
+        assert (scan.header.entry, scan.header.series.member) == ("/entry2", 1)
     with open_scan(path, "entry2") as scan:
         assert scan.header.n_projections == 2
         assert "no dark fields: the dark signal is taken as zero" in scan.header.notes

@@ -1,11 +1,16 @@
+import os
+import resource
 import threading
 
+import numpy as np
 import pytest
 from scan_files import frame_values, write_nxtomo
 
 from srctd.core.errors import ScanUnreadable
 from srctd.formats import open_scan, probe
-from srctd.formats.isolated import IsolatedReader
+from srctd.formats.isolated import MOST_MEMORY, NICENESS, IsolatedReader
+from srctd.formats.protocol import ReadOptions
+from srctd.formats.reader import index_scan
 
 
 def heap_with_a_hole(tmp_path):
@@ -81,4 +86,32 @@ def test_a_file_over_which_the_reader_dies_is_unreadable(tmp_path):
         assert isolated.probe(str(tmp_path / "a.nxs")).readable
     finally:
         killer.join()
+        isolated.close()
+
+
+def test_options_members_and_incomplete_scans_pass_through(tmp_path):
+    isolated = IsolatedReader()
+    try:
+        path = write_nxtomo(tmp_path / "a.nxs", keys=(2, 1, *[0] * 40), angles=np.arange(42) * 18.0)
+        options = ReadOptions(must_have=("/entry/control/data",))
+        assert isolated.probe(path, options) == probe(path, options)
+        assert isolated.header(path, member=1).series.member == 1
+        assert isolated.index(path, member=1) == index_scan(path, member=1)
+        short = write_nxtomo(tmp_path / "b.nxs", keys=(2, 1, 0, 0, 0), angles=[0, 0, 1, 2])
+        assert isolated.index(short, incomplete=True) == index_scan(short, incomplete=True)
+        with pytest.raises(ScanUnreadable, match="4 rotation angles"):
+            isolated.index(short)
+    finally:
+        isolated.close()
+
+
+def test_the_helper_lets_everybody_else_go_first(tmp_path):
+    isolated = IsolatedReader()
+    try:
+        isolated.probe(write_nxtomo(tmp_path / "a.nxs"))
+        number = isolated._helper._process.pid
+        assert os.getpriority(os.PRIO_PROCESS, number) >= min(19, os.nice(0) + NICENESS)
+        soft, _ = resource.prlimit(number, resource.RLIMIT_AS)
+        assert 0 < soft <= MOST_MEMORY
+    finally:
         isolated.close()

@@ -106,7 +106,7 @@ def test_an_aborted_scan_never_looks_complete(tmp_path, format_, presized):
     seen = probe(path)
     assert seen.readable
     assert seen.frames_found == 12
-    assert not seen.end_marker
+    assert not seen.end_marks
     assert seen.missing
     assert judge(seen, 60.0, Rule()).state is State.ARRIVING
 
