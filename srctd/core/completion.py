@@ -112,12 +112,10 @@ class Usable(msgspec.Struct, frozen=True, kw_only=True):
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """What an acquisition says of a scan when it is over (`srctd submit PATH`)."""
 
-    path: str
-    """Absolute: the file, or the folder of a stack."""
     frames: int | None = None
-    """Of all kinds together, that were taken."""
-    aborted: bool = False
-    """It was broken off."""
+    """Of all kinds together, that were taken; None: not told."""
+    aborted: str = ""
+    """Why it was broken off; empty if it was not."""
     sender: str = "srctd submit"
     """Who said it."""
 
@@ -232,21 +230,17 @@ def with_message(probe: Probe, message: Message) -> Probe:
 
     A scan that its files say was broken off stays so.
     """
-    said = f"{message.sender} said that the scan {'was broken off' if message.aborted else 'ended'}"
-    announced = (
-        ()
-        if message.frames is None
-        else (
-            Expectation(
-                kind="message", frames=message.frames, text=f"{message.frames} frames by {message.sender}"
-            ),
-        )
-    )
+    said = f"{message.sender} said that the acquisition ended"
+    aborted = f"{message.sender} said: {message.aborted}" if message.aborted else ""
+    announced: tuple[Expectation, ...] = ()
+    if message.frames is not None:
+        text = f"{message.frames} frames by {message.sender}"
+        announced = (Expectation(kind="message", frames=message.frames, text=text),)
     return msgspec.structs.replace(
         probe,
         end_marks=(*probe.end_marks, EndMark(kind="message", text=said)),
         expectations=(*probe.expectations, *announced),
-        aborted=probe.aborted or (said if message.aborted else ""),
+        aborted=probe.aborted or aborted,
     )
 
 

@@ -6,6 +6,7 @@ So the daemon looks at files elsewhere, under a time limit.
 """
 
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -15,23 +16,57 @@ from multiprocessing.connection import Connection
 import msgspec
 
 from srctd.core.completion import Probe
-from srctd.core.errors import HoldError, NotPermitted, ScanUnreadable
+from srctd.core.errors import NotPermitted, ScanUnreadable, SrctdError, StorageUnavailable
+from srctd.core.frames import FrameIndex
 from srctd.core.scan import ScanHeader
-from srctd.formats.reader import open_scan, probe
+from srctd.formats.protocol import ReadOptions
+from srctd.formats.reader import index_scan, probe
+
+NICENESS = 10
+"""Of the helper: where the detector writes on the same machine, it comes first. The kernel derives the priority of
+reads and writes from the same number."""
+INCOMPLETE_PATIENCE = 10
+"""Of an incomplete scan the helper reads a piece of every frame, so it gets more time."""
+MOST_MEMORY = 16 << 30
+"""Bytes the helper may map, or half of the machine's memory if that is less: a compressed chunk that decodes into
+more than its header says fails in the helper alone."""
+
+
+class _Look(msgspec.Struct, frozen=True, tag=True):
+    """Ask for a probe. Paths are latin-1 texts of their bytes: a name on disk need not be UTF-8."""
+
+    path: str
+    options: ReadOptions
+
+
+class _Index(msgspec.Struct, frozen=True, tag=True):
+    """Ask for an index."""
+
+    path: str
+    options: ReadOptions
+    incomplete: bool
+    member: int
+    header_only: bool
 
 
 class _Refusal(msgspec.Struct, frozen=True, tag=True):
-    """An error of `open_scan`."""
+    """An error of `index_scan`."""
 
     message: str
     hint: str
-    permission: bool
+    kind: str
 
 
 class _Header(msgspec.Struct, frozen=True, tag=True):
-    """What `open_scan` found."""
+    """What `index_scan` found, without the frames."""
 
     header: ScanHeader
+
+
+class _Indexed(msgspec.Struct, frozen=True, tag=True):
+    """What `index_scan` found."""
+
+    index: FrameIndex
 
 
 class _Probed(msgspec.Struct, frozen=True, tag=True):
@@ -40,8 +75,12 @@ class _Probed(msgspec.Struct, frozen=True, tag=True):
     probe: Probe
 
 
-_Answer = _Probed | _Header | _Refusal
-_PROBE, _HEADER = b"p", b"h"
+_Request = _Look | _Index
+_Answer = _Probed | _Header | _Indexed | _Refusal
+_REFUSALS: dict[str, type[SrctdError]] = {
+    kind.__name__: kind for kind in (NotPermitted, ScanUnreadable, StorageUnavailable)
+}
+_SHIPPED = ReadOptions()
 
 
 class IsolatedReader:
@@ -56,24 +95,46 @@ class IsolatedReader:
         self._helper: _Helper | None = None
         self._lock = threading.Lock()
 
-    def probe(self, path: str) -> Probe:
+    def probe(self, path: str, options: ReadOptions = _SHIPPED) -> Probe:
         """Look at a scan; a file that hangs or crashes the reader is unreadable, and the sentence says so."""
-        answer = self._ask(_PROBE, path)
+        answer = self._ask(_Look(_sent(path), options), self._limit)
         if isinstance(answer, _Probed):
             return answer.probe
+        if isinstance(answer, _Refusal):
+            return Probe(readable=False, problem=answer.message)
         return Probe(
             readable=False, problem=f"{path} {answer}: it is damaged, or parts of it are still to come"
         )
 
-    def header(self, path: str) -> ScanHeader:
-        """The header of a scan; raises `ScanUnreadable` or `NotPermitted` as `open_scan` does."""
-        answer = self._ask(_HEADER, path)
+    def header(
+        self, path: str, options: ReadOptions = _SHIPPED, *, incomplete: bool = False, member: int = 0
+    ) -> ScanHeader:
+        """The header of a scan; raises `ScanUnreadable`, `NotPermitted` or `StorageUnavailable`."""
+        answer = self._indexed(path, options, incomplete, member, header_only=True)
         if isinstance(answer, _Header):
             return answer.header
+        raise ScanUnreadable(f"{path} was answered with {type(answer).__name__}")
+
+    def index(
+        self, path: str, options: ReadOptions = _SHIPPED, *, incomplete: bool = False, member: int = 0
+    ) -> FrameIndex:
+        """Where every frame lies; raises as `header` does."""
+        answer = self._indexed(path, options, incomplete, member, header_only=False)
+        if isinstance(answer, _Indexed):
+            return answer.index
+        raise ScanUnreadable(f"{path} was answered with {type(answer).__name__}")
+
+    def _indexed(
+        self, path: str, options: ReadOptions, incomplete: bool, member: int, *, header_only: bool
+    ) -> _Answer:
+        request = _Index(_sent(path), options, incomplete, member, header_only)
+        answer = self._ask(request, self._limit * (INCOMPLETE_PATIENCE if incomplete else 1))
+        if isinstance(answer, str):
+            raise ScanUnreadable(f"{path} {answer}", hint="it is damaged; copy it again")
         if isinstance(answer, _Refusal):
-            kind: type[HoldError] = NotPermitted if answer.permission else ScanUnreadable
-            raise kind(answer.message, hint=answer.hint)
-        raise ScanUnreadable(f"{path} {answer}", hint="it is damaged; copy it again")
+            error = _REFUSALS.get(answer.kind, ScanUnreadable)
+            raise error(answer.message, hint=answer.hint)
+        return answer
 
     def start(self) -> None:
         """Have the helper ready, so that the first file need not wait for it."""
@@ -86,12 +147,12 @@ class IsolatedReader:
             self._helper = _Helper()
         return self._helper
 
-    def _ask(self, what: bytes, path: str) -> "_Answer | str":
+    def _ask(self, request: _Request, limit_seconds: float) -> "_Answer | str":
         """The helper's answer, or what the file did to it."""
         with self._lock:
-            did = f"kept the reader busy for {self._limit:g} s"
+            did = f"kept the reader busy for {limit_seconds:g} s"
             try:
-                answer = self._started().ask(what + os.fsencode(path), self._limit)
+                answer = self._started().ask(request, limit_seconds)
                 if answer is not None:
                     return answer
             except (OSError, EOFError):
@@ -128,9 +189,9 @@ class _Helper:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, request: bytes, limit_seconds: float) -> _Answer | None:
+    def ask(self, request: _Request, limit_seconds: float) -> _Answer | None:
         """Its answer; None if it takes too long. Raises `OSError` or `EOFError` if it dies."""
-        self._pipe.send_bytes(request)
+        self._pipe.send_bytes(msgspec.json.encode(request))
         if not self._pipe.poll(limit_seconds):
             return None
         answer: _Answer = msgspec.json.decode(self._pipe.recv_bytes(), type=_Answer)
@@ -147,24 +208,46 @@ class _Helper:
         self._pipe.close()
 
 
+def _sent(path: str) -> str:
+    return os.fsencode(path).decode("latin-1")
+
+
+def _received(path: str) -> str:
+    return os.fsdecode(path.encode("latin-1"))
+
+
 def serve(pipe: Connection) -> None:
-    """The helper's loop: a path in, an answer out, until the other end is closed."""
+    """The helper's loop: a request in, an answer out, until the other end is closed."""
     while True:
         try:
-            request = pipe.recv_bytes()
+            request = msgspec.json.decode(pipe.recv_bytes(), type=_Request)
         except EOFError:
             return
-        what, path = request[:1], os.fsdecode(request[1:])
-        pipe.send_bytes(msgspec.json.encode(_Probed(probe(path)) if what == _PROBE else _read_header(path)))
+        pipe.send_bytes(msgspec.json.encode(_answer(request)))
 
 
-def _read_header(path: str) -> _Header | _Refusal:
+def _answer(request: _Request) -> _Answer:
+    path = _received(request.path)
     try:
-        with open_scan(path) as reader:
-            return _Header(reader.header)
-    except HoldError as exc:
-        return _Refusal(message=str(exc), hint=exc.hint, permission=isinstance(exc, NotPermitted))
+        if isinstance(request, _Look):
+            return _Probed(probe(path, request.options))
+        index = index_scan(
+            path, options=request.options, incomplete=request.incomplete, member=request.member
+        )
+        return _Header(index.header) if request.header_only else _Indexed(index)
+    except SrctdError as exc:
+        return _Refusal(message=str(exc), hint=exc.hint, kind=type(exc).__name__)
+
+
+def _step_back() -> None:
+    """Let everybody else go first, and bound what a file can make this process allocate."""
+    os.nice(NICENESS)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = min(MOST_MEMORY, machine // 2)
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if hard < 0 else min(wanted, hard), hard))
 
 
 if __name__ == "__main__":
+    _step_back()
     serve(Connection(int(sys.argv[1])))

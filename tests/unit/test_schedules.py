@@ -1,4 +1,4 @@
-"""Whole acquisitions on a simulated clock: whatever the writer's rhythm, no verdict comes too early, and one comes."""
+"""Whole acquisitions on a simulated clock: whatever the rhythm, no verdict comes too early, and one comes."""
 
 import math
 from typing import NamedTuple
