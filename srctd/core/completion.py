@@ -310,7 +310,7 @@ def _obstacles(probe: Probe, expected: Expectation | None) -> Iterable[str]:
         yield f"frames {gaps_text(probe.gaps)} are not there, though later ones are"
     found = probe.frames_found or 0
     if expected is not None and found < expected.frames:
-        yield f"{found} of {expected.frames} frames are there ({expected.text})"
+        yield f"{found} of {expected.frames} announced frames are there ({expected.text})"
     elif probe.readable and not found and not probe.missing:
         yield "no frames are there yet"
 

@@ -106,7 +106,9 @@ def test_the_message_counts_and_what_contradicts_it_is_shown() -> None:
 
 def test_of_several_announcements_the_largest_counts() -> None:
     probe = a_probe(expectations=(announced(200), announced(201, "log")), end_marks=(END,))
-    assert judge(probe, 14.0, RULE).missing == ("200 of 201 frames are there (201 frames by the log)",)
+    assert judge(probe, 14.0, RULE).missing == (
+        "200 of 201 announced frames are there (201 frames by the log)",
+    )
 
 
 # --- incomplete -------------------------------------------------------------------------------------------
@@ -148,8 +150,8 @@ def test_an_ended_scan_without_all_frames_is_taken_where_the_angles_suffice() ->
     verdict = judge(ended, 15.0, RULE)
     assert verdict.state is State.INCOMPLETE_USABLE
     assert verdict.reason == (
-        "150 of 200 frames are there (200 frames by the metadata); the 150 projections that are there suffice, "
-        "with no gap wider than 2.0 degrees"
+        "150 of 200 announced frames are there (200 frames by the metadata); "
+        "the 150 projections that are there suffice, with no gap wider than 2.0 degrees"
     )
     assert (verdict.frames_found, verdict.frames_expected) == (150, 200)
 
