@@ -20,7 +20,9 @@ from gpu.pipeline import Canceled, Resources, read_parameters, run_rows
 from gpu.preview import run_preview
 from gpu.volume import NAME, replace_file, storage_errors
 from srctd.core.errors import HoldError, SrctdError
+from srctd.core.frames import INDEX_NAME, is_index
 from srctd.core.messages import PreviewJob, PreviewResult, RowsJob
+from srctd.core.quality import findings
 from srctd.core.recipe import Origin, Parameter, ParameterFile
 
 STEP = 0.01
@@ -105,6 +107,9 @@ def _fill(
     n_rows = found.volume_shape[0]
     first = parameters.rows(sys.maxsize)[0]
     with storage_errors(part):
+        if is_index(Path(given.input).name):  # it stays with the result, so that this can be done again
+            shutil.copyfile(given.input, part / INDEX_NAME)
+            parameters = msgspec.structs.replace(parameters, input=INDEX_NAME)
         for picture in (part / "preview").iterdir():
             picture.rename(part / picture.name)
         (part / "preview").rmdir()
@@ -126,6 +131,7 @@ def _fill(
         "rows": n_rows,
         "shape": found.volume_shape,
         "unit": found.unit,
+        "findings": findings(found.measures, parameters.shortfall),
         "seconds": seconds,
     }
 

@@ -5,6 +5,7 @@ slab before. The bytes that come out depend on the input and the parameters only
 """
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -196,9 +197,12 @@ class _Stream:
 
 
 def read_parameters(path: Path) -> ParameterFile:
-    """The parameter file of a scan."""
+    """The parameter file of a scan, its input in full."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=ParameterFile)
+        parameters = msgspec.json.decode(path.read_bytes(), type=ParameterFile)
+        return msgspec.structs.replace(
+            parameters, input=os.path.join(path.absolute().parent, parameters.input)
+        )
     except OSError as exc:
         raise StorageUnavailable(f"{path}: {exc.strerror}") from exc
     except msgspec.DecodeError as exc:

@@ -84,7 +84,7 @@ class _Preview:
         """Find the axis, draw, measure; write everything into `folder`."""
         if self._end <= self._first:
             raise HoldError(
-                f"{self._parameters.input}: rows {self._first} to {self._end} are none of its"
+                f"{self._parameters.raw}: rows {self._first} to {self._end} are none of its"
                 f" {self._reader.header.n_rows} rows",
                 hint="correct first_row and end_row",
             )
@@ -154,7 +154,7 @@ class _Preview:
         found = center.estimate(rows, self._angles)
         if not found.confidence > 0:
             raise HoldError(
-                f"{self._parameters.input}: the rotation axis cannot be estimated, no method finds anything",
+                f"{self._parameters.raw}: the rotation axis cannot be estimated, no method finds anything",
                 hint="is the sample in the beam? else give the axis with --center COLUMN",
             )
         return found
@@ -226,7 +226,7 @@ def _report(parameters: ParameterFile, result: PreviewResult) -> bytes:
         "center_confidence": result.center_confidence,
         "estimates": result.estimates,
         "measures": result.measures,
-        "findings": findings(result.measures),
+        "findings": findings(result.measures, parameters.shortfall),
         "notes": parameters.notes,
     }
     return msgspec.json.format(msgspec.json.encode(report), indent=2)

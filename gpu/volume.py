@@ -196,11 +196,13 @@ def _parameters(process: h5py.Group, parameters: ParameterFile) -> None:
         "recipe": parameters.recipe,
         "center_confidence": parameters.center_confidence,
         "notes": parameters.notes,
+        "member": parameters.member,
+        "shortfall": parameters.shortfall,
         "parameters": parameters.parameters,
     }
     _texts(
         group,
-        raw_file=f"{Path(parameters.input).name}:{parameters.entry}",
+        raw_file=f"{parameters.raw}:{parameters.entry}",
         json=msgspec.json.encode(told, order="sorted").decode(),
     )
 

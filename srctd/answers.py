@@ -35,6 +35,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     step: Step | None = None
     set: tuple[str, ...] = ()
     """KEY=VALUE each."""
+    incomplete: bool = False
+    """Take what is there of a scan that is not finished."""
     path: str = ""
     """Of a scan that has ended, absolute."""
     frames: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] | None = None
@@ -129,6 +131,8 @@ class Answers:
         again = request.step or (Step.SUBMIT if overrides else None)
         if scan.superseded:
             raise BadRequest(f"{scan.id} was superseded by a later revision", hint="name that one")
+        if request.incomplete and (scan.partial or not view.unfinished(scan)):
+            raise BadRequest(f"{scan.id} is not held for being incomplete", hint="leave --incomplete out")
         if again is None and scan.done:
             raise BadRequest(f"{scan.id} is done", hint="name a step to do again: --step reconstruct")
         busy = [step for step in affected(scan, again) if scan.step(step).status is Status.RUNNING]
@@ -136,7 +140,9 @@ class Answers:
             raise BadRequest(
                 f"{scan.id}: {', '.join(sorted(busy))} is running", hint="try again when it ended"
             )
-        scan = await self._engine.happen(Released(scan=scan.id, again=again, overrides=overrides))
+        scan = await self._engine.happen(
+            Released(scan=scan.id, again=again, overrides=overrides, take_incomplete=request.incomplete)
+        )
         return view.scan_row(scan, self._pool.jobs_of(scan.id))
 
     async def _submit(self, request: Request) -> Answer:

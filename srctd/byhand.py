@@ -18,9 +18,10 @@ from srctd import __version__, terminal
 from srctd.config import RecipesSection, load_recipe, load_recipes
 from srctd.core import plan, recipe
 from srctd.core.errors import ConfigError, ReconstructionFailed
+from srctd.core.frames import INDEX_NAME, FrameIndex, rebased
 from srctd.core.recipe import ParameterFile, Value
 from srctd.core.scan import scan_id
-from srctd.formats import open_scan
+from srctd.formats import index_scan
 
 VOLUME_SUFFIXES = (".h5", ".hdf5", ".nxs")
 """An output of such a name is the volume alone, without pictures and parameter file beside it."""
@@ -36,6 +37,10 @@ class ByHand:
     settings: tuple[str, ...]
     threads: int
     json: bool
+    incomplete: bool = False
+    """Take what is there."""
+    member: int = 0
+    """Which of the scans that the input holds, counted from 0."""
 
 
 def parse_rows(text: str) -> tuple[str, ...]:
@@ -54,7 +59,8 @@ def reconstruct(asked: ByHand) -> int:
         raise ConfigError(f"{asked.output} is there already", hint="name a folder or file that is not")
     file_alone = output.suffix in VOLUME_SUFFIXES
     folder = output.with_name(f".{output.name}.folder") if file_alone else output
-    result = _run(_parameters(asked), folder, asked.threads)
+    parameters, index = _prepared(asked)
+    result = _run(parameters, index, folder, asked.threads)
     if file_alone:
         os.replace(result["output"], output)
         shutil.rmtree(folder)
@@ -67,11 +73,12 @@ def reconstruct(asked: ByHand) -> int:
     return 0
 
 
-def _run(parameters: ParameterFile, output: Path, threads: int) -> dict[str, Any]:
+def _run(parameters: ParameterFile, index: FrameIndex, output: Path, threads: int) -> dict[str, Any]:
     """Have a worker process do it; return what it tells at the end."""
     with tempfile.TemporaryDirectory(prefix="srctd-") as folder:
         file = Path(folder) / "parameters.json"
         file.write_bytes(msgspec.json.encode(parameters))
+        (Path(folder) / parameters.input).write_bytes(msgspec.json.encode(index))
         command = [sys.executable, "-P", "-m", "gpu", "reconstruct", "--parameters", str(file)]
         command += ["--output", str(output)]
         command += ["--threads", str(threads or len(os.sched_getaffinity(0)))]
@@ -91,29 +98,32 @@ def _run(parameters: ParameterFile, output: Path, threads: int) -> dict[str, Any
     return result
 
 
-def _parameters(asked: ByHand) -> ParameterFile:
+def _prepared(asked: ByHand) -> tuple[ParameterFile, FrameIndex]:
+    """The parameter file, and the index of frames that it names as its input."""
     path = os.path.realpath(asked.input)
     overrides: dict[str, Value] = dict(recipe.parse_setting(setting) for setting in asked.settings)
-    with open_scan(path) as reader:
-        header = reader.header
+    index = index_scan(path, incomplete=asked.incomplete, member=asked.member)
+    header = index.header
     if asked.recipe:
         chosen = load_recipe(Path(asked.recipe))
     else:
         chosen = recipe.choose(load_recipes(RecipesSection()), path, header)
-    resolved = recipe.resolve(header, chosen, overrides)
-    parameters = ParameterFile(
-        scan=scan_id(path, 1),
-        input=path,
+    parameters = recipe.parameter_file(
+        header,
+        chosen,
+        overrides,
+        scan=scan_id(path, 1, asked.member),
+        input=INDEX_NAME,
         input_in_place=True,
-        format=header.format,
-        entry=header.entry,
-        recipe=chosen.name,
-        parameters=resolved,
-        notes=recipe.resolved_notes(header, resolved),
+        raw=os.path.basename(path),
+        member=asked.member,
         software=f"srctd {__version__}",
     )
     first, end = recipe.fitting_rows(parameters, path, header)
-    return msgspec.structs.replace(parameters, shards=plan.shards(first, end, 1, per_worker=1))
+    shards = plan.shards(first, end, 1, per_worker=1)
+    base = path if os.path.isdir(path) else os.path.dirname(path)
+    # Names in full: the index goes with the result, wherever that is put.
+    return msgspec.structs.replace(parameters, shards=shards), rebased(index, base)
 
 
 def _follow(lines: Iterable[str]) -> Mapping[str, Any]:
@@ -132,5 +142,7 @@ def _summary(result: Mapping[str, Any]) -> None:
     say = terminal.console().print
     say(f"axis     column {result['center']:.2f}, confidence {result['center_confidence']:.0%}")
     say(f"volume   {result['output']}")
+    for finding in result["findings"]:
+        say(f"note     {finding}", markup=False, soft_wrap=True)
     seconds = ", ".join(f"{phase} {value:.1f}" for phase, value in result["seconds"].items())
     say(f"seconds  {seconds}")

@@ -77,13 +77,16 @@ def _add_daemon(commands: Any) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="reconstruction parameter"
     )
     retry.add_argument("--center", type=float, help="column of the rotation axis, pixel")
+    retry.add_argument(
+        "--incomplete", action="store_true", help="take what is there, if its angles are known"
+    )
     _client(retry)
 
 
 def _add_by_hand(commands: Any) -> None:
     """What needs no daemon."""
     reconstruct = _command(commands, "reconstruct", _reconstruct, "reconstruct one scan by hand")
-    reconstruct.add_argument("input", help="scan file")
+    reconstruct.add_argument("input", help="scan: its file, the folder of a stack, or its header file")
     reconstruct.add_argument("output", help="folder to make; with a name like x.h5: the volume alone")
     reconstruct.add_argument("--recipe", metavar="FILE", help="recipe; else the shipped ones decide")
     reconstruct.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="parameter")
@@ -91,6 +94,10 @@ def _add_by_hand(commands: Any) -> None:
         "--center", type=float, help="column of the rotation axis, pixel; else estimated"
     )
     reconstruct.add_argument("--rows", metavar="A:B", help="detector rows A to B-1 only")
+    reconstruct.add_argument("--incomplete", action="store_true", help="take what is there of the scan")
+    reconstruct.add_argument(
+        "--member", type=_counted, default=0, metavar="K", help="which of the scans in the input, from 0"
+    )
     reconstruct.add_argument("--threads", type=int, default=0, help="0: all cores")
     reconstruct.add_argument("--json", action="store_true", help="last line of output: one JSON object")
 
@@ -113,6 +120,13 @@ def _add_by_hand(commands: Any) -> None:
         "--keep-serving", action="store_true", help="leave daemon and catalogue running at the end"
     )
     demo.add_argument("--json", action="store_true", help="last line of output: one JSON object")
+
+
+def _counted(text: str) -> int:
+    """An argument that names one of several, counted from 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return int(text)
 
 
 def _command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
@@ -217,6 +231,7 @@ def _submit(options: argparse.Namespace) -> int:
 
 def _retry(options: argparse.Namespace) -> int:
     request = {"cmd": "retry", "scan": options.scan, "step": options.step, "set": _settings(options)}
+    request |= {"incomplete": options.incomplete}
     answer = _ask(options, request)
     if options.json:
         _json(answer)
@@ -236,6 +251,8 @@ def _reconstruct(options: argparse.Namespace) -> int:
         settings=(*_settings(options), *rows),
         threads=options.threads,
         json=options.json,
+        incomplete=options.incomplete,
+        member=options.member,
     )
     return byhand.reconstruct(asked)
 

@@ -9,15 +9,18 @@ import re
 import string
 import sysconfig
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import tomli
 
-from srctd.core.completion import Rule
+from srctd.core.completion import ALL_ENDS, ANY_EXPECTATION, Rule, Usable
 from srctd.core.errors import ConfigError
 from srctd.core.lifecycle import Step
 from srctd.core.recipe import Recipe
+
+if TYPE_CHECKING:
+    from srctd.formats.protocol import ReadOptions
 
 ETC_CHECKOUT = Path(__file__).parent.parent / "etc"
 ETC_INSTALLED = Path(sysconfig.get_path("data")) / "share" / "srctd" / "etc"
@@ -44,14 +47,36 @@ class WatchSection(Section, frozen=True, kw_only=True):
     """One watched root."""
 
     path: str
-    patterns: tuple[str, ...] = ("*.h5", "*.hdf5", "*.hdf", "*.nxs", "*.nx")
-    depth: int = 4
+    patterns: tuple[str, ...] = (
+        *("*.h5", "*.hdf5", "*.hdf", "*.nxs", "*.nx"),
+        *("*.tif", "*.tiff", "*.edf", "*.raw"),
+    )
+    depth: int = 6
     """Folder levels below the root that are listed."""
     listing_seconds: float = 5.0
     """Listing interval. Where inotify works a change is noticed at once all the same."""
+    rest_listing_seconds: float = 300.0
+    """How often a folder in which nothing changes is listed in full."""
     settle_seconds: float = Rule().settle_seconds
     unmarked_settle_seconds: float = Rule().unmarked_settle_seconds
+    unannounced_settle_seconds: float = Rule().unannounced_settle_seconds
     stalled_seconds: float = Rule().stalled_seconds
+    end_evidence: tuple[str, ...] = Rule().end_evidence
+    """Kinds of end marks that are believed."""
+    expectation: tuple[str, ...] = Rule().expectation
+    """Kinds of announcements of a number of frames that are believed."""
+    require_end: bool = Rule().require_end
+    """No scan is complete without an end mark."""
+    must_have: tuple[str, ...] = ()
+    """Data sets or files without which no scan is complete."""
+    marker_files: tuple[str, ...] = ()
+    """Files that say that the acquisition ended."""
+    end_line: str = ""
+    """Regular expression of the log's last line."""
+    usable_projections: int = Usable().projections
+    """Fewest projections of an incomplete scan that is taken; 0: none is."""
+    usable_hole_deg: float = Usable().hole_deg
+    """Widest gap between angles of an incomplete scan that is taken."""
 
     @property
     def rule(self) -> Rule:
@@ -59,8 +84,38 @@ class WatchSection(Section, frozen=True, kw_only=True):
         return Rule(
             settle_seconds=self.settle_seconds,
             unmarked_settle_seconds=self.unmarked_settle_seconds,
+            unannounced_settle_seconds=self.unannounced_settle_seconds,
             stalled_seconds=self.stalled_seconds,
+            end_evidence=self.end_evidence,
+            expectation=self.expectation,
+            require_end=self.require_end,
+            usable=Usable(projections=self.usable_projections, hole_deg=self.usable_hole_deg),
         )
+
+    def read_options(self, formats: "FormatsSection") -> "ReadOptions":
+        """How files of this root are read."""
+        return msgspec.structs.replace(
+            formats.read_options,
+            must_have=self.must_have,
+            marker_files=self.marker_files,
+            end_line=self.end_line,
+        )
+
+
+class FormatsSection(Section, frozen=True, kw_only=True):
+    """Where the tables lie by which logs and stacks of files are understood."""
+
+    tags_directory: str = ""
+    """Empty: the tables shipped with srctd."""
+    layouts_directory: str = ""
+    """Empty: the layouts shipped with srctd."""
+
+    @property
+    def read_options(self) -> "ReadOptions":
+        """How files are read of which no watched root says anything."""
+        from srctd.formats.protocol import ReadOptions  # brings h5py: `srctd status` shall answer at once
+
+        return ReadOptions(tags_directory=self.tags_directory, layouts_directory=self.layouts_directory)
 
 
 class StorageSection(Section, frozen=True, kw_only=True):
@@ -150,6 +205,7 @@ class Config(Section, frozen=True, kw_only=True):
     accounts: tuple[AccountRule, ...] = ()
     daemon: DaemonSection = DaemonSection()
     recipes: RecipesSection = RecipesSection()
+    formats: FormatsSection = FormatsSection()
     pool: PoolSection = PoolSection()
     control: ControlSection = ControlSection()
     catalog: CatalogSection = CatalogSection()
@@ -253,6 +309,11 @@ def _check_values(path: str, config: Config) -> None:
         ("daemon.state_directory", config.daemon.state_directory),
         *((f"watch[{i}].path", root.path) for i, root in enumerate(config.watch)),
     ]
+    optional = {
+        "tags_directory": config.formats.tags_directory,
+        "layouts_directory": config.formats.layouts_directory,
+    }
+    absolute += [(f"formats.{name}", value) for name, value in optional.items() if value]
     for name, value in absolute:
         if not os.path.isabs(value):
             raise ConfigError(f"{path}: {name} = {value!r} is not an absolute path")
@@ -267,12 +328,46 @@ def _check_values(path: str, config: Config) -> None:
                 hint="results would be taken for scans; move one of them",
             )
     _positive(path, config)
+    for i, root in enumerate(config.watch):
+        _check_evidence(f"{path}: watch[{i}]", root)
     for i, rule in enumerate(config.accounts):
         _check_account(f"{path}: accounts[{i}]", rule)
     endpoints = [*config.pool_endpoints, config.control.endpoint, config.control.feed_endpoint]
     for endpoint in endpoints:
         if endpoints.count(endpoint) > 1:
             raise ConfigError(f"{path}: endpoint {endpoint!r} is given twice", hint="each needs its own")
+
+
+def _check_evidence(where: str, root: WatchSection) -> None:
+    """What a root says of the end of its scans."""
+    for key, known in (("end_evidence", ALL_ENDS), ("expectation", ANY_EXPECTATION)):
+        for kind in getattr(root, key):
+            if kind not in known:
+                near = difflib.get_close_matches(kind, known, 1)
+                raise ConfigError(
+                    f"{where}.{key}: unknown kind {kind!r}",
+                    hint=f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}",
+                )
+    if root.settle_seconds > root.unmarked_settle_seconds:
+        raise ConfigError(
+            f"{where}.settle_seconds = {root.settle_seconds:g} is longer than "
+            f"unmarked_settle_seconds = {root.unmarked_settle_seconds:g}",
+            hint="an end mark must not make a scan wait longer",
+        )
+    if not 0 < root.usable_hole_deg <= 180:
+        raise ConfigError(f"{where}.usable_hole_deg = {root.usable_hole_deg:g} lies outside 0 to 180")
+    if root.usable_projections < 0:
+        raise ConfigError(f"{where}.usable_projections = {root.usable_projections} is negative")
+    try:
+        re.compile(root.end_line)
+    except re.error as exc:
+        raise ConfigError(f"{where}.end_line = {root.end_line!r} is no regular expression: {exc}") from exc
+    for name in root.marker_files:
+        if re.search(r"[{}]", name.replace("{name}", "")) or "/" in name:
+            raise ConfigError(
+                f"{where}.marker_files: {name!r} is no file name",
+                hint="only {name} is filled in, and * and ?",
+            )
 
 
 def _check_account(where: str, rule: AccountRule) -> None:
@@ -309,8 +404,10 @@ def _positive(path: str, config: Config) -> None:
             (f"watch[{i}].{name}", getattr(root, name))
             for name in (
                 "listing_seconds",
+                "rest_listing_seconds",
                 "settle_seconds",
                 "unmarked_settle_seconds",
+                "unannounced_settle_seconds",
                 "stalled_seconds",
                 "depth",
             )

@@ -22,15 +22,18 @@ from srctd.adapters import sync
 from srctd.adapters.space import SharedStorage
 from srctd.config import AccountRule, Config
 from srctd.copies import Copies
-from srctd.core import datasets, plan, recipe
+from srctd.core import datasets, labels, plan, recipe
 from srctd.core.completion import State, Verdict
 from srctd.core.datasets import Acquisition, CatalogObject, Picture, Site
 from srctd.core.errors import HoldError, ScanUnreadable, StorageUnavailable
+from srctd.core.frames import FrameIndex, rebased
 from srctd.core.lifecycle import Scan, Step
 from srctd.core.messages import Job, PreviewJob, PreviewResult, RowsJob, RowsResult
 from srctd.core.recipe import Origin, Parameter, ParameterFile, Recipe
-from srctd.core.scan import FileEntry, Manifest, Owner, Volume
+from srctd.core.scan import FileEntry, Manifest, Owner, ScanHeader, Volume
+from srctd.core.series import positions_of
 from srctd.formats.isolated import IsolatedReader
+from srctd.formats.protocol import ReadOptions
 from srctd.results import (
     Checked,
     Identified,
@@ -131,6 +134,11 @@ class Work:
         return f"{stem}{suffix}" if self.scan.run == 1 else f"{stem}-{self.scan.run}{suffix}"
 
     @property
+    def index_file(self) -> Path:
+        """Where every frame lies, for this run."""
+        return self.task_folder / self.name("frames", ".json")
+
+    @property
     def parameter_file(self) -> Path:
         """The parameter file of this run."""
         return self.task_folder / self.name("parameters", ".json")
@@ -150,13 +158,7 @@ async def identify(work: Work) -> Identified:
 
 async def check(work: Work) -> Checked:
     """Read the header; refuse what cannot be reconstructed; make sure there is room for copy and volume."""
-    header = await asyncio.to_thread(work.services.reader.header, work.scan.source.main)
-    verdict = msgspec.json.decode(work.scan.verdict, type=Verdict)
-    if verdict.state is State.STALLED:
-        raise ScanUnreadable(
-            f"{work.scan.path} is incomplete: {verdict.missing[0]}",
-            hint="it is taken up by itself if the rest arrives; `srctd reconstruct` takes what is there",
-        )
+    header = await _labelled_header(work)
     storage = work.services.config.storage
     in_place = sync.inside(work.scan.path, storage.shared)
     part = part_folder(work.services.config, work.scan.path, work.scan.id)
@@ -204,23 +206,24 @@ async def submit(work: Work) -> Submitted:
     """Choose the recipe, resolve every parameter, divide the volume, write the parameter file."""
     header = work.result(Step.CHECK, Checked).header
     synced = work.result(Step.SYNC, Synced)
+    index = await _index(work, synced.input)
     chosen = recipe.choose(work.services.recipes, work.scan.path, header)
-    resolved = recipe.resolve(header, chosen, work.scan.overrides)
-    parameters = ParameterFile(
+    parameters = recipe.parameter_file(
+        header,
+        chosen,
+        work.scan.overrides,
         scan=work.scan.id,
-        input=synced.input,
+        input=str(work.index_file),
         input_in_place=synced.in_place,
-        format=header.format,
-        entry=header.entry,
-        recipe=chosen.name,
-        parameters=resolved,
-        notes=recipe.resolved_notes(header, resolved),
+        raw=os.path.basename(work.scan.path),
+        member=work.scan.member,
         software=SOFTWARE,
     )
     first, end = recipe.fitting_rows(parameters, work.scan.path, header)
     shards = plan.shards(first, end, work.services.pool.worker_count())
     parameters = msgspec.structs.replace(parameters, shards=shards)
     path = work.parameter_file
+    await _write_json(work.index_file, msgspec.structs.replace(index, header=header))
     await _write_json(path, parameters)
     return Submitted(parameters=str(path), recipe=chosen.name, shards=shards)
 
@@ -334,6 +337,50 @@ STEPS: Mapping[Step, StepFunction] = {
 # --- parts ------------------------------------------------------------------------------------------------
 
 
+def read_options(config: Config, root: str) -> ReadOptions:
+    """How files below a watched root are read; of a scan from elsewhere, by what the site says of all."""
+    watched = next((section for section in config.watch if section.path == root), None)
+    return watched.read_options(config.formats) if watched else config.formats.read_options
+
+
+async def _labelled_header(work: Work) -> ScanHeader:
+    """The header of the source, with what is known besides; holds a scan that is not finished."""
+    scan = work.scan
+    verdict = msgspec.json.decode(scan.verdict, type=Verdict)
+    if verdict.state in labels.UNFINISHED and not scan.partial:
+        raise ScanUnreadable(f"{scan.path} is incomplete: {verdict.missing[0]}", hint=_way_out(scan, verdict))
+    header = await asyncio.to_thread(
+        work.services.reader.header,
+        scan.source.main,
+        read_options(work.services.config, scan.root),
+        incomplete=scan.partial,
+        member=scan.member,
+    )
+    return labels.labelled(
+        header, verdict, partial=scan.partial, series=scan.series, positions=positions_of(scan.path)
+    )
+
+
+def _way_out(scan: Scan, verdict: Verdict) -> str:
+    take = f"`srctd retry {scan.id} --incomplete` takes what is there, if its angles are known"
+    if verdict.state is State.ABORTED:
+        return take
+    return f"it is taken up by itself if the rest arrives; {take}"
+
+
+async def _index(work: Work, opened: str) -> FrameIndex:
+    """Where the frames of the copy lie, by names that count from the task folder."""
+    index = await asyncio.to_thread(
+        work.services.reader.index,
+        opened,
+        read_options(work.services.config, work.scan.root),
+        incomplete=work.scan.partial,
+        member=work.scan.member,
+    )
+    base = opened if await asyncio.to_thread(os.path.isdir, opened) else os.path.dirname(opened)
+    return rebased(index, base, str(work.task_folder))
+
+
 def task_folder(config: Config, scan: Scan) -> Path:
     """A scan's folder on shared storage; its owner must be known."""
     identified = msgspec.json.decode(scan.step(Step.IDENTIFY).result, type=Identified)
@@ -444,7 +491,7 @@ def _result_files(work: Work, volume: Volume, shown: Previewed) -> Manifest:
     folder, preview = work.task_folder, os.path.dirname(shown.picture)
     names = [f"{preview}/{name}" for name in sorted({*shown.preview.pictures, "quality.json"})]
     files = [_described(folder, volume.path, volume.digest), _described(folder, work.parameter_file.name)]
-    files += [_described(folder, name) for name in names]
+    files += [_described(folder, name) for name in (work.index_file.name, *names)]
     return Manifest(folder=str(folder), files=tuple(files))
 
 

@@ -10,6 +10,7 @@ from rich.text import Text
 STYLES = {
     "done": "white on rgb(26,127,55)",
     "current": "bold blink black on rgb(74,222,128)",
+    "partial": "black on rgb(250,204,21)",
     "waiting": "grey62 on grey23",
     "held": "bold white on rgb(185,28,28)",
 }
@@ -17,10 +18,12 @@ STYLES = {
 
 
 def boxes(states: Mapping[str, str]) -> Text:
-    """The six stages: blinking green is current, solid green done, gray waiting, red held."""
+    """The six stages: blinking green is current, solid green done, yellow done with
+    what there is of an incomplete scan, gray waiting, red held.
+    """
     text = Text()
     for stage, state in states.items():
-        mark = {"done": "✓", "held": "!", "current": "▶"}.get(state, " ")
+        mark = {"done": "✓", "partial": "~", "held": "!", "current": "▶"}.get(state, " ")
         text.append(f"{mark}{stage} ", style=STYLES[state])
         text.append(" ")
     return text
@@ -65,8 +68,18 @@ def _scans(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
 def _arriving(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     table = Table(box=None, pad_edge=False, show_header=False)
     for row in rows:
-        table.add_row(Text(row["verdict"], style="cyan"), row["path"], row["reason"])
+        table.add_row(
+            Text(row["verdict"], style="cyan"), Text(row["path"]), _frames(row), Text(row["reason"])
+        )
     return table
+
+
+def _frames(row: Mapping[str, Any]) -> str:
+    """`150/200 frames`, as far as it is known."""
+    found, expected = row["frames_found"], row["frames_expected"]
+    if found is None:
+        return ""
+    return f"{found} frames" if expected is None else f"{found}/{expected} frames"
 
 
 def _workers(rows: Sequence[Mapping[str, Any]]) -> RenderableType:

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from srctd import __version__
-from srctd.core.completion import Verdict
+from srctd.core.completion import State, Verdict
 from srctd.core.dispatch import ScanJobs
+from srctd.core.labels import UNFINISHED
 from srctd.core.lifecycle import Box, Scan, Stage, Status, Step, current_stage, stages
 from srctd.intake import Arrival
 from srctd.results import Previewed, Published, Reconstructed, Registered, Submitted, Synced
@@ -27,10 +28,18 @@ def scan_row(scan: Scan, jobs: ScanJobs) -> dict[str, Any]:
         "stage": str(current_stage(boxes)),
         "boxes": {str(stage): str(box) for stage, box in boxes.items()},
         "state": _state(scan, stuck),
+        "incomplete": scan.partial,
         "reason": scan.step(stuck).reason if stuck else "",
         "progress": 1.0 if boxes[Stage.RUN] is Box.DONE else jobs.fraction,
         "completed_at": scan.completed_at,
     }
+
+
+def unfinished(scan: Scan) -> bool:
+    """Whether its verdict holds it until the rest arrives or a person takes what is there."""
+    if bytes(scan.verdict) == b"null":
+        return False
+    return msgspec.json.decode(scan.verdict, type=Verdict).state in UNFINISHED
 
 
 def scan_details(scan: Scan, jobs: ScanJobs) -> dict[str, Any]:
@@ -66,7 +75,8 @@ def why(scan: Scan, jobs: ScanJobs) -> list[str]:
     for step in Step:
         state = scan.step(step)
         if state.status is Status.HELD:
-            sentences.append(f"{step}: held. {state.reason}. `srctd retry {scan.id}` tries it again.")
+            again = "" if "srctd retry" in state.reason else f" `srctd retry {scan.id}` tries it again."
+            sentences.append(f"{step}: held. {state.reason}.{again}")
         elif state.status is Status.RETRYING:
             wait = max(0.0, (state.retry_at or 0.0) - time.time())
             sentences.append(f"{step}: failed {state.attempts} times, again in {wait:.0f} s. {state.reason}.")
@@ -74,27 +84,47 @@ def why(scan: Scan, jobs: ScanJobs) -> list[str]:
             sentences.append(f"{step}: waits for a worker, {jobs.ahead} jobs are ahead in the queue.")
         elif state.status is Status.RUNNING:
             sentences.append(f"{step}: running.")
+    if scan.partial:
+        sentences.append(_partial_sentence(scan))
     if scan.done:
         sentences.append("Every step is done.")
     return sentences
 
 
+def _partial_sentence(scan: Scan) -> str:
+    by_whom = "an operator released it" if scan.take_incomplete else "its angles suffice"
+    return (
+        f"It is incomplete and taken all the same, for {by_whom}; the result is labeled so. "
+        "If the rest arrives, a new revision begins by itself."
+    )
+
+
 def why_arriving(arrival: Arrival) -> list[str]:
-    """The same for a file that is no complete scan."""
-    if arrival.verdict is None:
-        return [f"{arrival.candidate.path}: it changed a moment ago; it is looked at when it is quiet."]
-    return [f"{arrival.candidate.path}.", *_verdict_sentences(arrival.verdict)]
+    """Why a scan that is being written has not started: what is there, what is missing, what it waits for."""
+    verdict = arrival.verdict
+    noun = "file" if arrival.files == 1 else "files"
+    seen = _ago(time.time() - arrival.first_seen_at)
+    sentences = [f"{arrival.path}: {arrival.files} {noun}, {_bytes(arrival.bytes)}, first seen {seen} ago."]
+    if verdict is None:
+        return [*sentences, "It changed a moment ago, so it was not read yet; it is as soon as it is quiet."]
+    return [*sentences, *_verdict_sentences(verdict), *_waits_for(arrival, verdict)]
 
 
 def arrival_row(arrival: Arrival) -> dict[str, Any]:
-    """One arriving file in a list."""
+    """One arriving scan in a list."""
     verdict = arrival.verdict
     return {
-        "path": arrival.candidate.path,
+        "path": arrival.path,
         "verdict": str(verdict.state) if verdict else "ARRIVING",
         "reason": verdict.reason if verdict else "still changing",
         "missing": list(verdict.missing) if verdict else [],
-        "bytes": arrival.candidate.size,
+        "frames_found": verdict.frames_found if verdict else None,
+        "frames_expected": verdict.frames_expected if verdict else None,
+        "gaps": [list(gap) for gap in verdict.gaps] if verdict else [],
+        "files": arrival.files,
+        "bytes": arrival.bytes,
+        "quiet_seconds": round(arrival.quiet_seconds, 1),
+        "needed_seconds": verdict.needed_seconds if verdict else None,
         "first_seen_at": arrival.first_seen_at,
     }
 
@@ -128,7 +158,9 @@ def _state(scan: Scan, stuck: Step | None) -> str:
         return "held"
     if stuck:
         return "retrying"
-    return "done" if scan.done else "running"
+    if scan.done:
+        return "partial" if scan.partial else "done"
+    return "running"
 
 
 def _verdict_sentences(verdict: Verdict) -> list[str]:
@@ -136,6 +168,39 @@ def _verdict_sentences(verdict: Verdict) -> list[str]:
     sentences += [f"  {evidence.name}: {evidence.text}" for evidence in verdict.evidence]
     sentences += [f"  missing: {piece}" for piece in verdict.missing]
     return sentences
+
+
+def _waits_for(arrival: Arrival, verdict: Verdict) -> list[str]:
+    """What a scan without a final verdict waits for, and what a person may do."""
+    if verdict.state is State.FOREIGN:
+        return ["It is looked at again when it changes."]
+    quiet = f"Nothing changed for {arrival.quiet_seconds:.0f} s"
+    left = max(0.0, verdict.needed_seconds - arrival.quiet_seconds)
+    if verdict.nothing_missing:
+        return [f"{quiet}; it starts by itself if nothing changes for {left:.0f} s more."]
+    then = "it is then taken as incomplete if its angles suffice, and held if they do not"
+    return [
+        f"{quiet}; it waits for what is missing, at most {left:.0f} s more without a change: {then}.",
+        f"If the acquisition is over, `srctd submit {arrival.path}` says so and shortens the wait.",
+    ]
+
+
+def _ago(seconds: float) -> str:
+    """`40 s`, `12 min`, `3 h 5 min`."""
+    minutes = int(seconds) // 60
+    if minutes < 1:
+        return f"{max(0, int(seconds))} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _bytes(size: int) -> str:
+    """`12.3 MB`, in powers of 1000 as disks are sold."""
+    value, unit = float(size), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
 
 
 def _results(scan: Scan) -> dict[str, Any]:

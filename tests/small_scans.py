@@ -1,5 +1,7 @@
 """Small scans of two cylinders with known attenuation, and their parameter files, for tests of reconstruction."""
 
+from pathlib import Path
+
 import h5py
 import msgspec
 import numpy as np
@@ -54,6 +56,7 @@ def write_parameters(path, scan, **overrides):
         scan="cylinders",
         input=scan,
         input_in_place=True,
+        raw=Path(scan).name,
         format=header.format,
         entry=header.entry,
         recipe="built-in",

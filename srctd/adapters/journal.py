@@ -28,7 +28,7 @@ LARGEST_RESULT_BYTES = 4096
 _JOURNALED = frozenset({Status.DONE, Status.RETRYING, Status.HELD})
 _COLUMNS = (
     "id, path, root, revision, task, member, members, leader, series, content, source, completed_at, verdict,"
-    " seen_at, superseded, overrides, run"
+    " seen_at, superseded, overrides, take_incomplete, run"
 )
 """Of a scan, without the list of its files."""
 _manifests = msgspec.json.Decoder(Manifest)
@@ -235,6 +235,7 @@ class Journal:
                 _json(scan.seen_at),
                 scan.superseded,
                 _json(scan.overrides),
+                scan.take_incomplete,
                 scan.run,
             ),
         )
@@ -248,10 +249,11 @@ class Journal:
     def _update(self, scan: Scan, at: float) -> None:
         """What may change after a scan has entered. Its manifest, which can be long, is written once."""
         cursor = self._db.execute(
-            "UPDATE scans SET path = ?, source = ?, seen_at = ?, superseded = ?, overrides = ?, run = ? WHERE id = ?",
+            "UPDATE scans SET path = ?, source = ?, seen_at = ?, superseded = ?, overrides = ?,"
+            " take_incomplete = ?, run = ? WHERE id = ?",
             (
                 *(scan.path, _json(scan.source), _json(scan.seen_at), scan.superseded),
-                *(_json(scan.overrides), scan.run, scan.id),
+                *(_json(scan.overrides), scan.take_incomplete, scan.run, scan.id),
             ),
         )
         if cursor.rowcount != 1:
@@ -364,6 +366,7 @@ def _scan(row: sqlite3.Row, steps: dict[Step, StepState]) -> Scan:
         verdict=msgspec.Raw(row["verdict"].encode()),
         superseded=bool(row["superseded"]),
         overrides=_overrides.decode(row["overrides"]),
+        take_incomplete=bool(row["take_incomplete"]),
         run=row["run"],
         steps=steps,
     )

@@ -24,6 +24,7 @@ CREATE TABLE scans (
     seen_at      TEXT NOT NULL DEFAULT '{}',    -- JSON
     superseded   INTEGER NOT NULL DEFAULT 0,
     overrides    TEXT NOT NULL DEFAULT '{}',    -- JSON
+    take_incomplete INTEGER NOT NULL DEFAULT 0, -- an operator wants what is there
     run          INTEGER NOT NULL DEFAULT 1,    -- counts reconstructions that were published
     UNIQUE (path, revision, member)
 ) STRICT;

@@ -5,9 +5,9 @@ wrong). The probe says what the file's content shows. `judge` weighs both by the
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -56,8 +56,8 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True):
     span_deg: float
     """From the smallest angle to the largest."""
     hole_deg: float
-    """The widest gap between neighboring angles, all of them taken modulo 180 degrees and around the half circle: what
-    is seen from one side need not be seen from the other."""
+    """The widest gap between neighboring angles, all of them taken modulo 180 degrees and around the half circle:
+    what is seen from one side need not be seen from the other."""
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,8 +83,8 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     """Pieces that may still come, one sentence each: data sets that must be there, external files, the log, a frame
     that is cut short or blank. Frames that were announced and are not there are counted, not listed here."""
     checks: tuple[str, ...] = ()
-    """What was looked at and found good, a few words each: `121 files of 43,454 bytes`, `first, middle and last frame
-    are not blank`, `PCO counters 1 to 900 without a gap`."""
+    """What was looked at and found good, a few words each: `121 files of 43,454 bytes`, `first, middle and last
+    frame are not blank`, `PCO counters 1 to 900 without a gap`."""
     coverage: Coverage | None = None
     """None while angles or projections are unknown: then nothing can be made of what is there."""
     usable: bool = False
@@ -109,11 +109,25 @@ class Usable(msgspec.Struct, frozen=True, kw_only=True):
     """Widest gap between neighboring angles on the half circle."""
 
 
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """What an acquisition says of a scan when it is over (`srctd submit PATH`)."""
+
+    frames: int | None = None
+    """Of all kinds together, that were taken; None: not told."""
+    aborted: str = ""
+    """Why it was broken off; empty if it was not."""
+    sender: str = "srctd submit"
+    """Who said it."""
+
+
 ANY_END = ("marker file", "log", "metadata", "message")
 """End evidence that counts unless a site says otherwise. Not the superblock: writers open files again."""
+ALL_ENDS = (*ANY_END, "superblock")
+"""Every kind there is."""
 ANY_EXPECTATION = ("metadata", "log", "info", "parameter file", "list", "message")
 PAUSES = 3.0
-"""Where nothing says that a scan ended, it must be quiet for so many times its longest pause so far."""
+"""A scan that made pauses may make another: where nothing says that it ended, it must be quiet for so many times
+the longest of them."""
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,7 +146,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     expectation: tuple[str, ...] = ANY_EXPECTATION
     """Kinds of `Expectation` that are believed."""
     require_end: bool = False
-    """Whether no scan is complete without end evidence."""
+    """Whether no scan is complete without end evidence. Without it, it is incomplete after `stalled_seconds`."""
     usable: Usable = Usable()
 
 
@@ -166,82 +180,67 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """Only time can change the verdict."""
 
 
+class _Weighed(NamedTuple):
+    """A probe by the rule of its root."""
+
+    marks: tuple[EndMark, ...]
+    """Those that are believed."""
+    expected: Expectation | None
+    obstacles: tuple[str, ...]
+    """What keeps the scan from being complete, one sentence each; empty if nothing does."""
+    ended: bool
+    """Nothing that is missing is still to be expected."""
+    announced: bool
+    """All frames that were announced are there, and no others."""
+
+
 def judge(probe: Probe, quiet_seconds: float, rule: Rule, pause_seconds: float = 0.0) -> Verdict:
     """Weigh a probe and the time since the last change of any of the scan's files.
 
     `pause_seconds`: the longest time between two changes while the scan was watched. Both are measured on the
     watcher's own monotonic clock.
     """
-    marks = [mark for mark in probe.end_marks if mark.kind in rule.end_evidence]
-    expected = expected_frames(probe, rule)
-    obstacles = _obstacles(probe, expected)
-    evidence = _evidence(probe, quiet_seconds, marks, expected)
-
-    def verdict(state: State, reason: str, needed: float, **more: Any) -> Verdict:
-        return Verdict(
-            state=state,
-            reason=reason,
-            evidence=evidence,
-            frames_found=probe.frames_found,
-            frames_expected=expected.frames if expected else None,
-            gaps=probe.gaps,
-            quiet_seconds=quiet_seconds,
-            needed_seconds=needed,
-            **more,
-        )
-
-    if probe.foreign:
-        return verdict(State.FOREIGN, probe.problem, 0.0)
-    if not obstacles:
-        return _nothing_missing(verdict, probe, quiet_seconds, rule, pause_seconds, marks, expected)
-    # A piece that is missing may be added after the end (angles, a linked file); missing frames will not.
-    ended = bool(probe.aborted) or (bool(marks) and not probe.missing and not probe.open_for_writing)
-    needed = rule.unmarked_settle_seconds if ended else rule.stalled_seconds
-    if quiet_seconds < needed:
-        return verdict(
-            State.ARRIVING,
-            f"not complete: {obstacles[0]}",
-            needed,
-            missing=obstacles,
-            recheck_seconds=needed - quiet_seconds,
-        )
-    said = probe.aborted or (marks[0].text if ended else f"nothing changed for {quiet_seconds:.0f} s")
-    if is_usable(probe, rule):
-        state, then = State.INCOMPLETE_USABLE, "the angles that are there suffice"
+    weighed = _weigh(probe, rule)
+    needed = 0.0 if probe.foreign else _needed_seconds(weighed, rule, pause_seconds)
+    left = max(0.0, needed - quiet_seconds)
+    state = _state(probe, weighed, rule, left)
+    if state is State.FOREIGN:
+        missing: tuple[str, ...] = (probe.problem,)
+    elif state is State.ARRIVING and not weighed.obstacles:
+        missing = (f"{left:.1f} s more without a change",)
     else:
-        state, then = (State.ABORTED if ended else State.STALLED), "what is there does not suffice"
-    return verdict(state, f"{said}, and {obstacles[0]}; {then}", needed, missing=obstacles)
+        missing = weighed.obstacles
+    return Verdict(
+        state=state,
+        reason=_reason(state, probe, weighed, quiet_seconds, needed),
+        evidence=_evidence(probe, weighed, quiet_seconds),
+        missing=missing,
+        frames_found=probe.frames_found,
+        frames_expected=weighed.expected.frames if weighed.expected else None,
+        gaps=probe.gaps,
+        recheck_seconds=left,
+        quiet_seconds=quiet_seconds,
+        needed_seconds=needed,
+        nothing_missing=not (weighed.obstacles or probe.foreign),
+    )
 
 
-def _nothing_missing(
-    verdict: Callable[..., Verdict],
-    probe: Probe,
-    quiet_seconds: float,
-    rule: Rule,
-    pause_seconds: float,
-    marks: list[EndMark],
-    expected: Expectation | None,
-) -> Verdict:
-    if marks:
-        needed = rule.settle_seconds
-    else:
-        least = rule.unmarked_settle_seconds if expected else rule.unannounced_settle_seconds
-        needed = max(least, PAUSES * pause_seconds)
-    if rule.require_end and not marks:
-        lacking = "nothing says yet that the acquisition ended"
-        state = State.STALLED if quiet_seconds >= rule.stalled_seconds else State.ARRIVING
-        left = max(0.0, rule.stalled_seconds - quiet_seconds)
-        return verdict(state, lacking, rule.stalled_seconds, missing=(lacking,), recheck_seconds=left)
-    if quiet_seconds >= needed:
-        reason = f"nothing is missing, {marks[0].text if marks else 'no end marker'}, unchanged for {quiet_seconds:.1f} s"
-        return verdict(State.COMPLETE, reason, needed, nothing_missing=True)
-    return verdict(
-        State.ARRIVING,
-        f"everything is there; waiting until nothing changed for {needed:g} s",
-        needed,
-        missing=(f"{needed - quiet_seconds:.1f} s more without a change",),
-        recheck_seconds=needed - quiet_seconds,
-        nothing_missing=True,
+def with_message(probe: Probe, message: Message) -> Probe:
+    """The probe with what the acquisition itself said of the scan.
+
+    A scan that its files say was broken off stays so.
+    """
+    said = f"{message.sender} said that the acquisition ended"
+    aborted = f"{message.sender} said: {message.aborted}" if message.aborted else ""
+    announced: tuple[Expectation, ...] = ()
+    if message.frames is not None:
+        text = f"{message.frames} frames by {message.sender}"
+        announced = (Expectation(kind="message", frames=message.frames, text=text),)
+    return msgspec.structs.replace(
+        probe,
+        end_marks=(*probe.end_marks, EndMark(kind="message", text=said)),
+        expectations=(*probe.expectations, *announced),
+        aborted=probe.aborted or aborted,
     )
 
 
@@ -271,63 +270,161 @@ def coverage(angles_rad: Iterable[float]) -> Coverage | None:
     return Coverage(projections=len(degrees), span_deg=degrees[-1] - degrees[0], hole_deg=hole)
 
 
-def _obstacles(probe: Probe, expected: Expectation | None) -> tuple[str, ...]:
-    """What keeps the scan from being complete, one sentence each; empty if nothing does."""
-    found: list[str] = []
-    if not probe.readable:
-        found.append(probe.problem)
-    if probe.open_for_writing:
-        found.append("the HDF5 superblock says that the file is open for writing")
-    if probe.aborted:
-        found.append(f"the acquisition was broken off ({probe.aborted})")
-    found.extend(probe.missing)
-    if probe.gaps:
-        found.append(f"frames {gaps_text(probe.gaps)} are not there")
-    if expected is not None and (probe.frames_found or 0) < expected.frames:
-        found.append(f"{probe.frames_found or 0} of {expected.frames} announced frames are there")
-    return tuple(found)
-
-
 def gaps_text(gaps: Sequence[tuple[int, int]]) -> str:
     """`3, 7 to 9 and 12`; a long list is cut."""
     words = [str(first) if first == last else f"{first} to {last}" for first, last in gaps[:8]]
     if len(gaps) > len(words):
         words.append(f"{len(gaps) - len(words)} more runs")
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
-def _evidence(
-    probe: Probe, quiet_seconds: float, marks: list[EndMark], expected: Expectation | None
-) -> tuple[Evidence, ...]:
-    yes_no = {True: "open for writing", False: "closed", None: "not recorded by this format"}
-    closed = None if probe.open_for_writing is None else not probe.open_for_writing
-    counted = None if expected is None else (probe.frames_found or 0) >= expected.frames and not probe.gaps
-    found = "unknown" if probe.frames_found is None else str(probe.frames_found)
-    announced = expected.text if expected else "not announced"
-    without = f"; {gaps_text(probe.gaps)} not there" if probe.gaps else ""
-    ignored = [mark.text for mark in probe.end_marks if mark not in marks]
-    ended = "; ".join(mark.text for mark in marks) or "none"
-    seen = probe.coverage
-    covered = (
-        f"{seen.projections} projections over {seen.span_deg:.1f} deg, widest gap {seen.hole_deg:.2f} deg"
-        if seen
-        else "unknown"
+# --- weighing ---------------------------------------------------------------------------------------------
+
+
+def _weigh(probe: Probe, rule: Rule) -> _Weighed:
+    marks = tuple(mark for mark in probe.end_marks if mark.kind in rule.end_evidence)
+    expected = expected_frames(probe, rule)
+    obstacles = list(_obstacles(probe, expected))
+    if rule.require_end and not (marks or probe.aborted):
+        obstacles.append("nothing says yet that the acquisition ended")
+    # What is missing besides frames may be added after the end: angles, a linked file, the rest of a copy.
+    whole = probe.readable and not probe.missing and not probe.open_for_writing
+    return _Weighed(
+        marks=marks,
+        expected=expected,
+        obstacles=tuple(obstacles),
+        ended=bool(probe.aborted) or (bool(marks) and whole),
+        announced=expected is not None and probe.frames_found == expected.frames,
     )
+
+
+def _obstacles(probe: Probe, expected: Expectation | None) -> Iterable[str]:
+    if not probe.readable:
+        yield probe.problem or "the files cannot be read yet"
+    if probe.open_for_writing:
+        yield "the HDF5 superblock says that the file is open for writing"
+    if probe.aborted:
+        yield f"the acquisition was broken off: {probe.aborted}"
+    yield from probe.missing
+    if probe.gaps:
+        yield f"frames {gaps_text(probe.gaps)} are not there, though later ones are"
+    found = probe.frames_found or 0
+    if expected is not None and found < expected.frames:
+        yield f"{found} of {expected.frames} announced frames are there ({expected.text})"
+    elif probe.readable and not found and not probe.missing:
+        yield "no frames are there yet"
+
+
+def _needed_seconds(weighed: _Weighed, rule: Rule, pause_seconds: float) -> float:
+    """How long nothing may have changed before the verdict is final. More evidence never makes it longer."""
+    pauses = PAUSES * pause_seconds
+    counted = max(rule.unmarked_settle_seconds, min(pauses, rule.stalled_seconds))
+    if weighed.obstacles:
+        return counted if weighed.ended else max(rule.stalled_seconds, rule.unmarked_settle_seconds, pauses)
+    if weighed.marks:
+        return rule.settle_seconds
+    # Who sent more frames than were announced may send still more: then the announcement says nothing.
+    return counted if weighed.announced else max(counted, rule.unannounced_settle_seconds, pauses)
+
+
+def _state(probe: Probe, weighed: _Weighed, rule: Rule, left_seconds: float) -> State:
+    if probe.foreign:
+        return State.FOREIGN
+    if left_seconds > 0:
+        return State.ARRIVING
+    if not weighed.obstacles:
+        return State.COMPLETE
+    if is_usable(probe, rule):
+        return State.INCOMPLETE_USABLE
+    return State.ABORTED if weighed.ended else State.STALLED
+
+
+# --- sentences --------------------------------------------------------------------------------------------
+
+
+def _reason(
+    state: State, probe: Probe, weighed: _Weighed, quiet_seconds: float, needed_seconds: float
+) -> str:
+    """The verdict in one sentence."""
+    if state is State.FOREIGN:
+        return probe.problem
+    ended = weighed.marks[0].text if weighed.marks else "nothing says that the acquisition ended"
+    if not weighed.obstacles:
+        what = "all announced frames are there" if weighed.announced else "nothing is missing"
+        if state is State.ARRIVING:
+            return f"{what}; waiting until nothing has changed for {needed_seconds:.0f} s ({ended})"
+        return f"{what}, {ended}, and nothing changed for {quiet_seconds:.1f} s"
+    first = weighed.obstacles[0]
+    if state is State.ARRIVING:
+        return f"not complete: {first}"
+    seen = probe.coverage
+    if state is State.INCOMPLETE_USABLE and seen is not None:
+        suffice = f"the {seen.projections} projections that are there suffice, {_hole(seen)}"
+        return f"{first}; {suffice}"
+    angles = f"{seen.projections} projections, {_hole(seen)}" if seen else "no projections with known angles"
+    cause = "" if weighed.ended else f"nothing changed for {quiet_seconds:.0f} s, and "
+    return f"{first}; {cause}what is there does not suffice ({angles})"
+
+
+def _hole(seen: Coverage) -> str:
+    return f"with no gap wider than {seen.hole_deg:.1f} degrees"
+
+
+def _evidence(probe: Probe, weighed: _Weighed, quiet_seconds: float) -> tuple[Evidence, ...]:
+    """Everything that was looked at."""
     return (
         Evidence(name="quiet", speaks_for=None, text=f"nothing changed for {quiet_seconds:.1f} s"),
-        Evidence(
-            name="structure",
-            speaks_for=probe.readable and not probe.missing,
-            text=probe.problem
-            or "; ".join((*probe.missing, *probe.checks))
-            or "opens, and every data set is there",
-        ),
-        Evidence(name="frames", speaks_for=counted, text=f"{found} found; {announced}{without}"),
-        Evidence(
-            name="end marker",
-            speaks_for=False if probe.aborted else (True if marks else None),
-            text=probe.aborted or ended + (f" (not believed here: {'; '.join(ignored)})" if ignored else ""),
-        ),
-        Evidence(name="superblock", speaks_for=closed, text=yes_no[probe.open_for_writing]),
-        Evidence(name="coverage", speaks_for=None, text=covered),
+        _structure(probe),
+        _frames(probe, weighed),
+        _end(probe, weighed),
+        _superblock(probe),
+        _covered(probe.coverage),
     )
+
+
+def _structure(probe: Probe) -> Evidence:
+    text = probe.problem or "; ".join((*probe.missing, *probe.checks)) or "opens, and every piece is there"
+    return Evidence(name="structure", speaks_for=probe.readable and not probe.missing, text=text)
+
+
+def _frames(probe: Probe, weighed: _Weighed) -> Evidence:
+    found = probe.frames_found or 0
+    expected = weighed.expected
+    parts = ["an unknown number found" if probe.frames_found is None else f"{found} found"]
+    parts.append(expected.text if expected else "nothing says how many are to come")
+    if expected is not None and found > expected.frames:
+        parts.append(f"{found - expected.frames} more than announced")
+    parts += [other.text for other in _contradicting(probe, expected)]
+    if probe.gaps:
+        parts.append(f"{gaps_text(probe.gaps)} not there")
+    enough = None if expected is None else found >= expected.frames and not probe.gaps
+    return Evidence(name="frames", speaks_for=False if probe.gaps else enough, text="; ".join(parts))
+
+
+def _contradicting(probe: Probe, counts: Expectation | None) -> Iterable[Expectation]:
+    """Announcements of another number than the one that counts."""
+    return (other for other in probe.expectations if counts is None or other.frames != counts.frames)
+
+
+def _end(probe: Probe, weighed: _Weighed) -> Evidence:
+    ignored = [mark.text for mark in probe.end_marks if mark not in weighed.marks]
+    text = probe.aborted or "; ".join(mark.text for mark in weighed.marks) or "none"
+    if ignored:
+        text += f" (not believed here: {'; '.join(ignored)})"
+    speaks_for = False if probe.aborted else (True if weighed.marks else None)
+    return Evidence(name="end marker", speaks_for=speaks_for, text=text)
+
+
+def _superblock(probe: Probe) -> Evidence:
+    texts = {True: "open for writing", False: "closed", None: "not recorded by this format"}
+    writing = probe.open_for_writing
+    return Evidence(
+        name="superblock", speaks_for=None if writing is None else not writing, text=texts[writing]
+    )
+
+
+def _covered(seen: Coverage | None) -> Evidence:
+    text = "unknown"
+    if seen is not None:
+        text = f"{seen.projections} projections over {seen.span_deg:.1f} degrees, {_hole(seen)}"
+    return Evidence(name="coverage", speaks_for=None, text=text)

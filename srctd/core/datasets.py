@@ -7,6 +7,7 @@ from every kind of ingest account: the dataset as v4, file lists and pictures as
 Sizes and file counts are left out on purpose: SciCat adds those of the file lists to whatever was sent.
 """
 
+import itertools
 import math
 import re
 import uuid
@@ -16,6 +17,7 @@ from typing import Literal
 
 import msgspec
 
+from srctd.core import labels
 from srctd.core.lifecycle import Scan
 from srctd.core.messages import PreviewResult
 from srctd.core.recipe import ParameterFile
@@ -31,6 +33,7 @@ UNKNOWN_EMAIL = "unknown@example.com"
 """SciCat demands a contact address; this one is reserved for documentation (RFC 2606)."""
 
 _NAMESPACE = uuid.UUID("b54b9ac8-6b2c-5bb0-9a0e-3d6c3f5f5a0e")
+_KEY = re.compile(r"[^A-Za-z0-9_]+")
 _EMAIL = re.compile(r"[A-Za-z0-9._%+'-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}")
 
 
@@ -142,6 +145,7 @@ def record(site: Site, acquired: Acquisition, made: Reconstruction) -> bytes:
             "owner": acquired.owner,
             "software": site.software,
             "notes": made.parameters.notes,
+            **_state(acquired),
         },
     }
     return msgspec.json.format(msgspec.json.encode(sections), indent=2) + b"\n"
@@ -173,7 +177,7 @@ def _raw_dataset(site: Site, acquired: Acquisition) -> dict[str, object]:
         "creationTime": utc_text(newest),
         **_times(header),
         "dataFormat": header.format,
-        "keywords": ["tomography"],
+        "keywords": ["tomography", *_keywords(header)],
         "scientificMetadata": _raw_metadata(site, acquired),
     }
 
@@ -197,7 +201,7 @@ def _derived_dataset(site: Site, acquired: Acquisition, made: Reconstruction) ->
             "parameters": parameters.parameters,
         },
         "dataFormat": "hdf5",
-        "keywords": ["tomography", "reconstruction"],
+        "keywords": ["tomography", "reconstruction", *_keywords(acquired.header)],
         "scientificMetadata": _derived_metadata(site, acquired, made),
     }
 
@@ -270,11 +274,13 @@ def _raw_metadata(site: Site, acquired: Acquisition) -> dict[str, object]:
             "scan": (acquired.scan.id, ""),
             "beamline": (site.beamline, ""),
             **_physics(header),
+            **_place(header),
+            **_lacking(header),
+            "layout": (header.layout, ""),
             "entry": (header.entry, ""),
             "n_projections": (header.n_projections, ""),
             "n_flats": (header.n_flats, ""),
             "n_darks": (header.n_darks, ""),
-            "n_projections_expected": (header.expected_projections, ""),
             "n_rows": (header.n_rows, "pixel"),
             "n_columns": (header.n_columns, "pixel"),
             "dtype": (header.dtype, ""),
@@ -283,6 +289,7 @@ def _raw_metadata(site: Site, acquired: Acquisition) -> dict[str, object]:
             "start_time": (header.start_time, ""),
             "end_time": (header.end_time, ""),
             "notes": ("; ".join(header.notes), ""),
+            **_unmapped(header),
         }
     )
 
@@ -302,6 +309,8 @@ def _derived_metadata(site: Site, acquired: Acquisition, made: Reconstruction) -
             "scan": (acquired.scan.id, ""),
             "beamline": (site.beamline, ""),
             **_physics(acquired.header),
+            **_place(acquired.header),
+            **_lacking(acquired.header),
             **given,
             "center_origin": (str(center.origin), ""),
             "center_confidence": (parameters.center_confidence, ""),
@@ -333,6 +342,65 @@ def _physics(header: ScanHeader) -> dict[str, tuple[object, str]]:
     }
 
 
+def _place(header: ScanHeader) -> dict[str, tuple[object, str]]:
+    """Where in a series, a mosaic or a stack of heights the scan was taken."""
+    series = header.series
+    told: dict[str, tuple[object, str]] = {
+        f"position_{axis}": (found.value, found.unit) for axis, found in header.positions.items()
+    }
+    if series is not None:
+        told |= {
+            "series": (series.name, ""),
+            "series_member": (series.member, ""),
+            "series_members": (series.members, ""),
+            "series_origin": (series.origin, ""),
+        }
+    return told
+
+
+def _lacking(header: ScanHeader) -> dict[str, tuple[object, str]]:
+    """What an incomplete scan lacks; of a complete one, how many projections were announced."""
+    shortfall = header.shortfall
+    if shortfall is None:
+        return {"n_projections_expected": (header.expected_projections, "")}
+    return {
+        "incomplete": (True, ""),
+        "incomplete_because": (shortfall.reason, ""),
+        "n_projections_expected": (shortfall.expected or header.expected_projections, ""),
+        "n_projections_missing": (labels.missing_projections(header), ""),
+        "missing_projections": (labels.ranges_text(shortfall.gaps), ""),
+    }
+
+
+def _keywords(header: ScanHeader) -> list[str]:
+    return [labels.KEYWORD] if header.shortfall else []
+
+
+def _unmapped(header: ScanHeader) -> dict[str, tuple[object, str]]:
+    """What a log says that no table knows, verbatim; two names that differ in signs only stay two."""
+    told: dict[str, tuple[object, str]] = {}
+    for name, text in header.unmapped.items():
+        plain = "log_" + _KEY.sub("_", name)
+        numbered = (f"{plain}_{n}" for n in itertools.count(2))
+        told[next(key for key in itertools.chain((plain,), numbered) if key not in told)] = (text, "")
+    return told
+
+
+def _state(acquired: Acquisition) -> dict[str, object]:
+    """Of the record: whether the scan is whole, by which verdict, and its place in a series; never a null."""
+    header = acquired.header
+    told: dict[str, object] = {"complete": header.shortfall is None}
+    if header.shortfall is not None:
+        told["shortfall"] = header.shortfall
+    if bytes(acquired.scan.verdict) != b"null":
+        told["verdict"] = acquired.scan.verdict
+    if header.series is not None:
+        told["series"] = header.series
+    if header.positions:
+        told["positions"] = header.positions
+    return told
+
+
 def _entries(values: Mapping[str, tuple[object, str]]) -> dict[str, object]:
     """`{name: {value, unit}}` of what is known.
 
@@ -343,7 +411,7 @@ def _entries(values: Mapping[str, tuple[object, str]]) -> dict[str, object]:
         return value not in (None, "") and (not isinstance(value, float) or math.isfinite(value))
 
     return {
-        re.sub(r"[^A-Za-z0-9_]+", "_", name): {"value": value, "unit": unit}
+        _KEY.sub("_", name): {"value": value, "unit": unit}
         for name, (value, unit) in values.items()
         if known(value)
     }

@@ -5,6 +5,8 @@ task directory, the workers read rows by it. What is missing is not in it, what 
 files that were not copied are named by their absolute paths.
 """
 
+import posixpath
+import re
 from typing import Literal
 
 import msgspec
@@ -12,7 +14,8 @@ import msgspec
 from srctd.core.scan import ScanHeader
 
 INDEX_NAME = "frames.json"
-"""File name of an index; `open_scan` knows it by this name."""
+"""File name of an index; those of later runs are `frames-2.json`... `open_scan` knows it by this name."""
+_INDEX = re.compile(r"frames(-\d+)?\.json")
 
 Container = Literal["hdf5", "tiff", "raw", "constant"]
 
@@ -56,3 +59,29 @@ class FrameIndex(msgspec.Struct, frozen=True, kw_only=True):
 def count(segments: tuple[Segment, ...]) -> int:
     """Frames in some segments."""
     return sum(segment.count for segment in segments)
+
+
+def is_index(name: str) -> bool:
+    """Whether a file, by its name alone, is an index of frames."""
+    return _INDEX.fullmatch(name) is not None
+
+
+def rebased(index: FrameIndex, base: str, folder: str = "") -> FrameIndex:
+    """The index with file names that count from `folder` instead of `base`, both absolute.
+
+    Files that do not lie below the folder, or all if none is given, are named in full.
+    """
+
+    def moved(segment: Segment) -> Segment:
+        if not segment.file:
+            return segment
+        path = posixpath.normpath(posixpath.join(base, segment.file))
+        inside = bool(folder) and path.startswith(folder + "/")
+        return msgspec.structs.replace(segment, file=posixpath.relpath(path, folder) if inside else path)
+
+    return msgspec.structs.replace(
+        index,
+        projections=tuple(map(moved, index.projections)),
+        flats=tuple(map(moved, index.flats)),
+        darks=tuple(map(moved, index.darks)),
+    )

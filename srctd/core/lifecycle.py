@@ -15,6 +15,8 @@ from enum import StrEnum
 
 import msgspec
 
+from srctd.core.completion import State
+from srctd.core.labels import is_partial
 from srctd.core.scan import Manifest, Series, SourceFiles
 
 
@@ -68,6 +70,12 @@ class StepState(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
 
 
+class _Judged(msgspec.Struct, frozen=True):
+    """Of a verdict what the course of a scan depends on."""
+
+    state: State
+
+
 class Scan(msgspec.Struct, frozen=True, kw_only=True):
     """One scan and how far it is."""
 
@@ -99,6 +107,8 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     """The file was rewritten; a later revision goes on in its place."""
     overrides: dict[str, bool | int | float | str | None] = {}
     """Parameter values that an operator gave."""
+    take_incomplete: bool = False
+    """An operator wants what is there, though the verdict would hold the scan."""
     run: int = 1
     """Counts the reconstructions whose results were published; each has files of its own."""
     steps: dict[Step, StepState] = {}
@@ -116,6 +126,13 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     def step(self, step: Step) -> StepState:
         """How a step stands."""
         return self.steps.get(step, StepState())
+
+    @property
+    def partial(self) -> bool:
+        """Whether it is taken though something is missing."""
+        if bytes(self.verdict) == b"null":
+            return False
+        return is_partial(msgspec.json.decode(self.verdict, type=_Judged).state, self.take_incomplete)
 
     @property
     def done(self) -> bool:
@@ -187,6 +204,8 @@ class Released(Event, frozen=True, kw_only=True, tag="scan.released"):
 
     again: Step | None = None
     overrides: dict[str, bool | int | float | str | None] = {}
+    take_incomplete: bool = False
+    """What is there shall do."""
 
 
 class Superseded(Event, frozen=True, kw_only=True, tag="scan.superseded"):
@@ -322,7 +341,11 @@ def _release(scan: Scan, event: Released) -> tuple[Scan, list[Command]]:
     if Step.RECONSTRUCT in again and scan.step(Step.PUBLISH).status is not Status.WAITING:
         scan = msgspec.structs.replace(scan, run=scan.run + 1)
         again |= affected(scan, Step.SUBMIT)
-    scan = msgspec.structs.replace(scan, overrides={**scan.overrides, **event.overrides})
+    scan = msgspec.structs.replace(
+        scan,
+        overrides={**scan.overrides, **event.overrides},
+        take_incomplete=scan.take_incomplete or event.take_incomplete,
+    )
     for step in Step:
         if step in again or scan.step(step).status in (Status.HELD, Status.RETRYING):
             scan = _with(scan, step, StepState())
@@ -357,6 +380,8 @@ class Box(StrEnum):
     WAITING = "waiting"
     CURRENT = "current"
     DONE = "done"
+    PARTIAL = "partial"
+    """Done, with what is there of an incomplete scan."""
     HELD = "held"
 
 
@@ -380,13 +405,16 @@ def stages(scan: Scan, started: bool) -> dict[Stage, Box]:
         boxes[Stage.RUN] = Box.WAITING
     if boxes[Stage.DONE] is Box.CURRENT and boxes[Stage.RUN] is not Box.DONE:
         boxes[Stage.DONE] = Box.WAITING
+    if scan.partial:
+        for stage in (Stage.CHECK, Stage.DONE):
+            boxes[stage] = Box.PARTIAL if boxes[stage] is Box.DONE else boxes[stage]
     return boxes
 
 
 def current_stage(boxes: Mapping[Stage, Box]) -> Stage:
     """The stage a scan is at: the first that is held, else the first that is not done, else DONE."""
     held = (stage for stage, box in boxes.items() if box is Box.HELD)
-    undone = (stage for stage, box in boxes.items() if box is not Box.DONE)
+    undone = (stage for stage, box in boxes.items() if box not in (Box.DONE, Box.PARTIAL))
     return next(held, next(undone, Stage.DONE))
 
 

@@ -5,7 +5,9 @@ A sentence says what is off, how far, and what follows from it. No sentence: not
 
 from collections.abc import Iterable, Mapping
 
+from srctd.core.labels import sentence
 from srctd.core.messages import Measure
+from srctd.core.scan import Shortfall
 
 SATURATED = 1e-3
 """Fraction of saturated pixels from which the sample's values suffer, not just a few hot pixels."""
@@ -27,10 +29,14 @@ UNSURE = 0.5
 """Confidence in the rotation axis below which somebody should look."""
 
 
-def findings(measures: Iterable[Measure]) -> tuple[str, ...]:
-    """Sentences about what the measures show to be off; measures that are not there are passed over."""
+def findings(measures: Iterable[Measure], shortfall: Shortfall | None = None) -> tuple[str, ...]:
+    """Sentences about what the measures show to be off; measures that are not there are passed over.
+
+    `shortfall`: what the scan lacks; it comes first, as everything else may follow from it.
+    """
     known = {measure.name: measure.value for measure in measures}
-    return (*_of_frames(known), *_of_beam(known), *_of_result(known))
+    lacking = (f"the scan is {sentence(shortfall)}",) if shortfall else ()
+    return (*lacking, *_of_frames(known), *_of_beam(known), *_of_result(known))
 
 
 def _of_frames(known: Mapping[str, float]) -> Iterable[str]:

@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 
 from srctd.core.errors import ConfigError, HoldError
-from srctd.core.scan import ScanHeader
+from srctd.core.labels import sentence
+from srctd.core.scan import ScanHeader, Shortfall
 
 Value = bool | int | float | str | None
 
@@ -206,8 +207,13 @@ class ParameterFile(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = "srctd-parameters/1"
     scan: str
     input: str
-    """Absolute path of the file that is opened: the copy, or the original where it lies on shared storage."""
+    """The index of frames that is opened: absolute, or relative to the folder of this file."""
     input_in_place: bool
+    """Whether the frames lie where they were found, not in a copy."""
+    raw: str = ""
+    """Name of the file or folder that holds them."""
+    member: int = 0
+    """Which of the scans that it holds, counted from 0."""
     format: str
     entry: str
     recipe: str
@@ -216,6 +222,8 @@ class ParameterFile(msgspec.Struct, frozen=True, kw_only=True):
     """Row ranges (first, end) into which the volume is divided."""
     notes: tuple[str, ...] = ()
     """Degradations that a reader of the result must know."""
+    shortfall: Shortfall | None = None
+    """What is missing of a scan that was taken all the same."""
     center_confidence: float | None = None
     """0 to 1; None until the axis was estimated, or where a person gave it."""
     software: str = ""
@@ -237,9 +245,15 @@ class ParameterFile(msgspec.Struct, frozen=True, kw_only=True):
         return (int(first) if first is not None else 0, min(int(end) if end is not None else n_rows, n_rows))
 
     def digest(self) -> str:
-        """16 hexadecimal digits that change with anything the volume's bytes depend on."""
+        """16 hexadecimal digits that change with anything the volume's bytes depend on, for the same raw data.
+
+        Where files lie makes no difference.
+        """
         values = {name: parameter.value for name, parameter in self.parameters.items()}
-        subject = msgspec.json.encode([self.input, self.entry, self.software, values], order="sorted")
+        gaps = self.shortfall and self.shortfall.gaps
+        subject = msgspec.json.encode(
+            [self.raw, self.member, self.entry, gaps, self.software, values], order="sorted"
+        )
         return hashlib.blake2b(subject, digest_size=8).hexdigest()
 
     def with_parameter(self, name: str, parameter: Parameter) -> "ParameterFile":
@@ -317,7 +331,39 @@ def resolved_notes(header: ScanHeader, resolved: Mapping[str, Parameter]) -> tup
     names = ("pixel_size", "energy", "distance")
     of_the_file = physics_notes([name for name in names if getattr(header, name) is None])
     others = tuple(note for note in header.notes if note not in of_the_file)
+    if header.shortfall is not None:
+        others = (sentence(header.shortfall), *others)
     return others + physics_notes([name for name in names if resolved[name].value is None])
+
+
+def parameter_file(
+    header: ScanHeader,
+    chosen: Recipe,
+    overrides: Mapping[str, Value],
+    *,
+    scan: str,
+    input: str,  # noqa: A002 - the field's name
+    input_in_place: bool,
+    raw: str,
+    member: int,
+    software: str,
+) -> ParameterFile:
+    """All that is known of a scan before its axis and its shards are."""
+    resolved = resolve(header, chosen, overrides)
+    return ParameterFile(
+        scan=scan,
+        input=input,
+        input_in_place=input_in_place,
+        raw=raw,
+        member=member,
+        format=header.format,
+        entry=header.entry,
+        recipe=chosen.name,
+        parameters=resolved,
+        notes=resolved_notes(header, resolved),
+        shortfall=header.shortfall,
+        software=software,
+    )
 
 
 def fitting_rows(parameters: ParameterFile, path: str, header: ScanHeader) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import msgspec
 
 from srctd.core.completion import EndMark, Probe
 from srctd.core.errors import ScanUnreadable, SrctdError
-from srctd.core.frames import INDEX_NAME, FrameIndex
+from srctd.core.frames import FrameIndex, is_index
 from srctd.formats.dataexchange import find_dataexchange
 from srctd.formats.entries import Entries
 from srctd.formats.frames import FrameReader, read_index
@@ -30,7 +30,7 @@ def open_scan(
     `ScanUnreadable` with one sentence naming the file, the value and what to do; `NotPermitted` and
     `StorageUnavailable` where the file cannot be reached.
     """
-    if os.path.basename(path) == INDEX_NAME:
+    if is_index(os.path.basename(path)):
         return FrameReader(read_index(path), os.path.dirname(path))
     index = index_scan(path, entry, options=options, incomplete=incomplete, member=member)
     return FrameReader(index, path if os.path.isdir(path) else os.path.dirname(path))

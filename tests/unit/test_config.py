@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from srctd.config import etc_folder, load, load_recipes, read_secret
+from srctd.core.completion import Rule
 from srctd.core.errors import ConfigError
 
 GOOD = """
@@ -39,6 +40,19 @@ def test_the_shipped_recipes_are_valid(tmp_path: Path) -> None:
             ["lease_second", "unknown key", "did you mean 'lease_seconds'"],
         ),
         (GOOD + "\nlisting = 1\n", ["watch[0]", "listing"]),
+        (
+            GOOD + "end_evidence = ['marker']\n",
+            ["watch[0].end_evidence", "'marker'", "did you mean 'marker file'"],
+        ),
+        (GOOD + "expectation = ['x']\n", ["watch[0].expectation", "known: metadata, log"]),
+        (GOOD + "settle_seconds = 20\n", ["watch[0].settle_seconds = 20", "unmarked_settle_seconds = 15"]),
+        (GOOD + "unannounced_settle_seconds = 0\n", ["watch[0].unannounced_settle_seconds", "not positive"]),
+        (GOOD + "rest_listing_seconds = -1\n", ["watch[0].rest_listing_seconds"]),
+        (GOOD + "usable_hole_deg = 181\n", ["watch[0].usable_hole_deg", "181"]),
+        (GOOD + "usable_projections = -1\n", ["watch[0].usable_projections"]),
+        (GOOD + "end_line = '('\n", ["watch[0].end_line", "regular expression"]),
+        (GOOD + "marker_files = ['{scan}.done']\n", ["watch[0].marker_files", "{scan}.done", "{name}"]),
+        (GOOD + "[formats]\ntags_directory = 'tags'\n", ["formats.tags_directory", "absolute"]),
         (GOOD + "\n[pool]\nlease_seconds = -1\n", ["pool.lease_seconds", "-1"]),
         (GOOD + "\n[pool]\nlocal_workers = 'many'\n", ["pool.local_workers"]),
         (GOOD.replace('"/data/detector"', '"detector"'), ["watch[0].path", "absolute"]),
@@ -87,3 +101,34 @@ def test_a_secret_is_read_from_its_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert read_secret("", "catalog.token_file") == ""
     with pytest.raises(ConfigError, match=r"catalog\.token_file"):
         read_secret(str(tmp_path / "none"), "catalog.token_file")
+
+
+def test_a_root_says_how_its_scans_are_judged_and_read(tmp_path: Path) -> None:
+    text = (
+        GOOD
+        + """
+unannounced_settle_seconds = 30
+end_evidence = ["superblock"]
+expectation = []
+require_end = true
+must_have = ["/exchange/theta"]
+marker_files = ["{name}.done"]
+end_line = "^Scan finished"
+usable_projections = 0
+usable_hole_deg = 20
+[formats]
+tags_directory = "/etc/srctd/tags"
+"""
+    )
+    config = load(write(tmp_path, text))
+    rule, options = config.watch[0].rule, config.watch[0].read_options(config.formats)
+    assert (rule.unannounced_settle_seconds, rule.end_evidence, rule.expectation) == (30, ("superblock",), ())
+    assert rule.require_end
+    assert (rule.usable.projections, rule.usable.hole_deg) == (0, 20)
+    assert (options.must_have, options.marker_files) == (("/exchange/theta",), ("{name}.done",))
+    assert (options.end_line, options.tags_directory) == ("^Scan finished", "/etc/srctd/tags")
+    assert config.formats.read_options.must_have == ()
+
+
+def test_defaults_of_a_root_are_those_of_the_rule(tmp_path: Path) -> None:
+    assert load(write(tmp_path, GOOD)).watch[0].rule == Rule()
