@@ -205,12 +205,18 @@ class Hdf5Scan(Pieces, ABC):
     def _index_of(self, header: ScanHeader, taken: Taken) -> FrameIndex:
         return FrameIndex(
             header=header,
-            dtype=self.datasets()[0].dtype.str,
+            dtype=self._common_dtype().str,
             projections=segments(self.table, taken.projections),
             flats=segments(self.table, taken.flats) or self._lent(FLAT),
             darks=segments(self.table, taken.darks) or self._lent(DARK),
             angles=tuple(taken.angles.tolist()),
         )
+
+    def _common_dtype(self) -> np.dtype[np.generic]:
+        """What all frames fit into without loss: averaged flats may be floats where the projections are counts."""
+        lent = self.lender.datasets() if self.lender is not None else []
+        kinds = dict.fromkeys(dataset.dtype for dataset in (*self.datasets(), *lent))
+        return next(iter(kinds)) if len(kinds) == 1 else np.result_type(*kinds)
 
     def refuse_missing(self, incomplete: bool) -> None:
         """Raise for what is not there at all, or cannot be read whoever waits for it."""

@@ -257,6 +257,19 @@ def test_small_files_are_read_whole(size):
 # --- incomplete scans -----
 
 
+@pytest.mark.parametrize(
+    ("written", "state"),
+    [
+        (range(93), State.COMPLETE),
+        ([*range(40), *range(42, 93)], State.INCOMPLETE_USABLE),
+        (range(90), State.INCOMPLETE_USABLE),
+        (range(40), State.ABORTED),
+    ],
+)
+def test_what_is_held_of_a_scan_that_ended_with_frames_missing(tmp_path, written, state):
+    assert judge(probe(scan_with_holes(tmp_path, written)), 20.0, Rule()).state is state
+
+
 def test_the_frames_that_are_there_with_their_own_angles(tmp_path):
     path = scan_with_holes(tmp_path, [*range(20), *range(23, 60), *range(61, 80)])
     with pytest.raises(ScanUnreadable, match="17 of 93 frames were never written"):
