@@ -129,9 +129,8 @@ class DataExchange(Hdf5Scan):
                 f"which projection is which is shown by {nominal.proof}"
             )
             return np.asarray(nominal.start + nominal.step * trigger, np.float64)
-        last = int(trigger[-1]) if len(trigger) else -1
-        if last >= len(trigger) and last < len(theta):
-            return theta[trigger]
+        if len(theta) > len(trigger) > 0:
+            return padded(theta, int(trigger[-1]) + 1)[trigger]
         return padded(theta, len(trigger))
 
     @cached_property

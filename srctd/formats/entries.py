@@ -30,7 +30,7 @@ class Entries:
 
     def index(self, *, incomplete: bool = False, member: int = 0) -> FrameIndex:
         """All frames of one member; raises `ScanUnreadable`."""
-        counts = [scan.count(incomplete=incomplete) for scan in self._scans]
+        counts = [scan.members_in(incomplete=incomplete) for scan in self._scans]
         left = member
         for scan, count in zip(self._scans, counts, strict=True):
             if 0 <= left < count:

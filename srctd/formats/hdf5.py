@@ -32,6 +32,7 @@ LONGEST_LIST = 10_000_000
 
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN}
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_WRITING, _SWMR = 1, 4
 _DEEPEST_LINK = 16
 
 
@@ -93,19 +94,30 @@ def open_file(path: str) -> h5py.File:
             raise ScanUnreadable(f"{path} is empty", hint="wait for the writer")
         if not h5py.is_hdf5(path):
             raise ScanUnreadable(f"{path} is not an HDF5 file", hint="only HDF5 scans are read")
-        return h5py.File(path, "r", locking=False, rdcc_nbytes=0)
+        # A single writer with many readers marks the file, and the mark stays where such a writer has died.
+        return h5py.File(path, "r", locking=False, rdcc_nbytes=0, swmr=_written_for_readers(path))
 
 
 def open_for_writing(path: str) -> bool | None:
-    """The superblock's consistency flag (byte 11 since version 2); None where the version has none, or on error."""
+    """The superblock's consistency flag; None where the version of the format has none, or on error."""
+    flags = _consistency(path)
+    return None if flags is None else flags & _WRITING == _WRITING
+
+
+def _written_for_readers(path: str) -> bool:
+    """Whether the file is, or was when its writer died, open in HDF5's mode of one writer and many readers."""
+    wanted = _WRITING | _SWMR
+    return (_consistency(path) or 0) & wanted == wanted
+
+
+def _consistency(path: str) -> int | None:
+    """Byte 11 of the superblock since version 2."""
     try:
         with Path(path).open("rb") as raw:
             head = raw.read(12)
     except OSError:
         return None
-    if len(head) < 12 or not head.startswith(_SIGNATURE) or head[8] < 2:
-        return None
-    return head[11] & 1 == 1
+    return head[11] if len(head) == 12 and head.startswith(_SIGNATURE) and head[8] >= 2 else None
 
 
 class Mapped(NamedTuple):

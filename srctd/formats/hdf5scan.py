@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from srctd.core.completion import EndMark, Probe
 from srctd.core.errors import HoldError, ScanUnreadable
-from srctd.core.frames import FrameIndex
+from srctd.core.frames import FrameIndex, Segment, count
 from srctd.core.recipe import physics_notes
 from srctd.core.scan import ScanHeader, Series, Shortfall
 from srctd.formats.chunks import Storage, stored, unsound
@@ -186,7 +186,7 @@ class Hdf5Scan(Pieces, ABC):
                 header = self._as_member(header, parts, member, len(taken.angles))
             return self._index_of(header, chosen)
 
-    def count(self, *, incomplete: bool = False) -> int:
+    def members_in(self, *, incomplete: bool = False) -> int:
         """Members of the scan; one that cannot be indexed counts as one."""
         try:
             with translated(self.source.path):
@@ -203,20 +203,20 @@ class Hdf5Scan(Pieces, ABC):
         return there, self.taken(there, incomplete)
 
     def _index_of(self, header: ScanHeader, taken: Taken) -> FrameIndex:
-        lender = self.lender
-        flats, darks = segments(self.table, taken.flats), segments(self.table, taken.darks)
-        if lender is not None and not flats:
-            flats = segments(lender.table, lender.table.rows(FLAT, lender.written))
-        if lender is not None and not darks:
-            darks = segments(lender.table, lender.table.rows(DARK, lender.written))
         return FrameIndex(
             header=header,
-            dtype=self.datasets()[0].dtype.str,
+            dtype=self._common_dtype().str,
             projections=segments(self.table, taken.projections),
-            flats=flats,
-            darks=darks,
+            flats=segments(self.table, taken.flats) or self._lent(FLAT),
+            darks=segments(self.table, taken.darks) or self._lent(DARK),
             angles=tuple(taken.angles.tolist()),
         )
+
+    def _common_dtype(self) -> np.dtype[np.generic]:
+        """What all frames fit into without loss: averaged flats may be floats where the projections are counts."""
+        lent = self.lender.datasets() if self.lender is not None else []
+        kinds = dict.fromkeys(dataset.dtype for dataset in (*self.datasets(), *lent))
+        return next(iter(kinds)) if len(kinds) == 1 else np.result_type(*kinds)
 
     def refuse_missing(self, incomplete: bool) -> None:
         """Raise for what is not there at all, or cannot be read whoever waits for it."""
@@ -242,20 +242,21 @@ class Hdf5Scan(Pieces, ABC):
             projections = projections[np.isfinite(self.table.angle[projections])]
         if len(projections) == 0:
             raise ScanUnreadable(f"{self.source.path} holds no projections", hint="was the scan aborted?")
-        if len(flats) + self._lent(FLAT) == 0:
+        if len(flats) == 0 and not self._lent(FLAT):
             raise ScanUnreadable(
                 f"{self.source.path} holds no flat fields, so the beam cannot be divided out",
                 hint="acquire flat fields, or add those of another scan to the file",
             )
         return Taken(projections, flats, darks, self.radians(projections))
 
-    def _lent(self, kind: int) -> int:
+    def _lent(self, kind: int) -> tuple[Segment, ...]:
+        """Flats or darks of the entry that lends them, if they are of the same size."""
         lender = self.lender
-        if lender is None or lender.unsound() or lender.datasets()[:1] == []:
-            return 0
+        if lender is None or lender.unsound() or not lender.datasets():
+            return ()
         if lender.datasets()[0].shape[1:] != self.datasets()[0].shape[1:]:
-            return 0
-        return len(lender.table.rows(kind, lender.written))
+            return ()
+        return segments(lender.table, lender.table.rows(kind, lender.written))
 
     def _refuse_shortfalls(self, there: Mask) -> None:
         for name in self.lists:
@@ -352,8 +353,8 @@ class Hdf5Scan(Pieces, ABC):
 
     def _header(self, taken: Taken) -> ScanHeader:
         facts = self.facts()
-        n_flats = len(taken.flats) or self._lent(FLAT)
-        n_darks = len(taken.darks) or self._lent(DARK)
+        n_flats = len(taken.flats) or count(self._lent(FLAT))
+        n_darks = len(taken.darks) or count(self._lent(DARK))
         if n_flats != len(taken.flats) or n_darks != len(taken.darks):
             assert self.lender is not None  # nothing else lends
             self.notes.append(f"flat or dark fields are those of {self.lender.entry}")

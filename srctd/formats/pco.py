@@ -40,8 +40,11 @@ def dropped(read: Callable[[int], int | None], frames: int) -> list[tuple[int, i
     """
     if frames < 3:
         return None
-    first, middle, last = (read(i) for i in (0, frames // 2, frames - 1))
-    if first is None or middle is None or last is None or not first < middle < last:
+    first = read(0)
+    if first is None:
+        return None
+    middle, last = read(frames // 2), read(frames - 1)
+    if middle is None or last is None or not first < middle < last:
         return None
     step = max(1, (last - first) // (frames - 1))
     found: list[tuple[int, int]] = []

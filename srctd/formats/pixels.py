@@ -103,6 +103,8 @@ def counted(table: Table, projections: Numbers) -> tuple[Runs, tuple[str, ...]]:
             stack = table.stacks[table.stack[rows[i]]]
             return pco.counter(stack.data[int(table.frame[rows[i]]), 0, : pco.STAMP_PIXELS])
 
+        if read(0) is None:  # the camera writes no counters, or not any more
+            break
         jumps = pco.dropped(read, len(rows))
         if jumps is None:
             continue

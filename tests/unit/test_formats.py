@@ -379,3 +379,12 @@ def test_few_rows_are_read_without_fetching_whole_frames(tmp_path):
 def bytes_read():
     with open("/proc/self/io") as file:
         return int(file.readline().split()[1])
+
+
+def test_averaged_flats_keep_their_fractions(tmp_path):
+    path = write_dataexchange(tmp_path / "a.h5")
+    set_quantity(path, "exchange/data_white", np.full((1, ROWS, COLUMNS), 1000.5, np.float32))
+    with open_scan(path) as scan:
+        assert scan.read("flats", slice(0, 1)).max() == 1000.5
+        np.testing.assert_array_equal(scan.read("projections", slice(None)), frame_values(5))
+        assert scan.header.dtype == "uint16"

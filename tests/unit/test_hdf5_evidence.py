@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import time
 from itertools import pairwise
 
@@ -257,6 +259,19 @@ def test_small_files_are_read_whole(size):
 # --- incomplete scans -----
 
 
+@pytest.mark.parametrize(
+    ("written", "state"),
+    [
+        (range(93), State.COMPLETE),
+        ([*range(40), *range(42, 93)], State.INCOMPLETE_USABLE),
+        (range(90), State.INCOMPLETE_USABLE),
+        (range(40), State.ABORTED),
+    ],
+)
+def test_what_is_held_of_a_scan_that_ended_with_frames_missing(tmp_path, written, state):
+    assert judge(probe(scan_with_holes(tmp_path, written)), 20.0, Rule()).state is state
+
+
 def test_the_frames_that_are_there_with_their_own_angles(tmp_path):
     path = scan_with_holes(tmp_path, [*range(20), *range(23, 60), *range(61, 80)])
     with pytest.raises(ScanUnreadable, match="17 of 93 frames were never written"):
@@ -382,3 +397,35 @@ def test_holes_in_the_files_of_which_frames_are_assembled(tmp_path):
     seen = probe(path)
     assert (seen.frames_found, seen.gaps) == (10, ((9, 10),))
     assert index_scan(path, incomplete=True).header.shortfall.gaps == ((7, 8),)
+
+
+SWMR_WRITER = """
+import os, sys
+import h5py, numpy as np
+with h5py.File(sys.argv[1], "a", libver="latest") as file:
+    data = file["entry/instrument/detector/data"]
+    file.swmr_mode = True
+    for i in range(40):
+        data[i] = np.arange(24).reshape(4, 6) + i
+        data.flush()
+    os._exit(9)
+"""
+
+
+def test_a_writer_that_died_leaves_a_scan_that_can_be_taken_as_incomplete(tmp_path):
+    older = write_nxtomo(
+        tmp_path / "older.nxs", keys=(2, 1, *[0] * 90), angles=np.arange(92) * 2.0, end_time=""
+    )
+    path = str(tmp_path / "a.nxs")
+    with h5py.File(older) as source, h5py.File(path, "w", libver="latest") as target:
+        source.copy("entry", target)
+        del target[f"{DETECTOR}/data"]
+        target[DETECTOR].create_dataset("data", (92, ROWS, COLUMNS), np.uint16, chunks=(1, ROWS, COLUMNS))
+    assert subprocess.run([sys.executable, "-c", SWMR_WRITER, path], check=False).returncode == 9
+    seen = probe(path)
+    assert (seen.readable, seen.open_for_writing, seen.frames_found) == (True, True, 40)
+    assert judge(seen, 100.0, Rule()).state is State.ARRIVING
+    assert judge(seen, 400.0, Rule()).state is State.STALLED  # 76 of 180 degrees
+    with open_scan(path, incomplete=True) as scan:
+        assert scan.header.n_projections == 38
+        assert scan.read("projections", slice(0, 1)).shape == (38, 1, COLUMNS)
