@@ -16,6 +16,7 @@ FormatName = Literal[
     "lnls",
     "tomcat",
     "als832",
+    "als832h5",
     "kit",
     "elettra",
     "petra",

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from srctd.sim.als832 import ALS832
+from srctd.sim.als832 import ALS832, ALS832_HDF5
 from srctd.sim.arrivals import TEMPORARY_SUFFIX
 from srctd.sim.check import check
 from srctd.sim.dataexchange import DATAEXCHANGE
@@ -43,6 +43,7 @@ FORMATS: Mapping[FormatName, Format] = {
     "lnls": LNLS,
     "tomcat": TOMCAT,
     "als832": ALS832,
+    "als832h5": ALS832_HDF5,
     "kit": NAMED,
     "elettra": NAMED,
     "petra": NAMED,
