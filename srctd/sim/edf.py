@@ -64,8 +64,10 @@ class EdfStack(FileStack):
         return edf_header(fields) + frame.astype("<u2" if order == "little" else ">u2").tobytes()
 
     def begin(self) -> None:
-        """Write the `.info` file."""
+        """Write the `.info` file; marks of an earlier scan under this name are taken away."""
         super().begin()
+        for mark in (".xml", ".abo"):
+            Path(self._beside(mark)).unlink(missing_ok=True)
         self._write(
             ".info", "".join(f"{key}= {value}\n" for key, value in _info(self._spec, self._path, self._date))
         )
@@ -92,7 +94,10 @@ class EdfStack(FileStack):
         self._write(".abo", "scan aborted\n")
 
     def _write(self, suffix: str, text: str) -> None:
-        Path(os.path.join(self._path, self._prefix + suffix)).write_text(text, encoding="utf-8")
+        Path(self._beside(suffix)).write_text(text, encoding="utf-8")
+
+    def _beside(self, suffix: str) -> str:
+        return os.path.join(self._path, self._prefix + suffix)
 
 
 def edf_header(fields: dict[str, str | float]) -> bytes:

@@ -213,6 +213,7 @@ def test_a_rewritten_scan_is_another_one_under_the_same_name(tmp_path, format_):
     path = path_of(tmp_path / "again", aborted)
     assert simulate(aborted, str(path), on_frame=lambda done, total: progress.append((done, total)))
     assert progress[-1] == (9 + 14, 28)
+    assert not list(path.rglob("*.abo"))
     if format_ == "skyscan":
         return
     found = read_back(as_without_faults(aborted), path)["projection"]
