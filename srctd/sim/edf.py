@@ -81,7 +81,7 @@ class EdfStack(FileStack):
             "energy": spec.energy_kev,
             "distance": spec.distance * 1e3,
             "tomo_N": spec.projections,
-            "scanRange": spec.angle_range_deg,
+            "scanRange": spec.whole_range_deg,
         }
         lines = "".join(f"<{name}>{escape(str(value))}</{name}>\n" for name, value in facts.items())
         self._write(
@@ -114,7 +114,7 @@ def _info(spec: SimulationSpec, path: str, date: str) -> list[tuple[str, str | i
         ("Distance", spec.distance * 1e3),
         ("Prefix", os.path.basename(path)),
         ("Directory", os.path.abspath(path)),
-        ("ScanRange", spec.angle_range_deg),
+        ("ScanRange", spec.whole_range_deg),
         ("TOMO_N", spec.projections),
         ("REF_ON", spec.flats_every or spec.projections),
         ("REF_N", spec.flats),

@@ -179,6 +179,11 @@ class SimulationSpec(msgspec.Struct, frozen=True, kw_only=True):
         return self.angles * self.rotations
 
     @property
+    def whole_range_deg(self) -> float:
+        """Of all rotations."""
+        return self.angle_range_deg * self.rotations
+
+    @property
     def step_deg(self) -> float:
         """From projection to projection."""
         return self.angle_range_deg / self.angles
