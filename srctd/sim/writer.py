@@ -66,7 +66,7 @@ def simulate(
     what the format cannot show, before anything is written, and `OSError` where it cannot be written.
     """
     check(spec, FORMATS)
-    takes = list(_takes(spec, path))
+    takes = list(_takes(spec, os.path.normpath(path)))
     total = sum(take.frames * take.hdf5.entries for take, _ in takes)
     counter = itertools.count(1)
 
@@ -92,7 +92,7 @@ def _takes(spec: SimulationSpec, path: str) -> Iterator[tuple[SimulationSpec, st
 
 
 def _members(spec: SimulationSpec, path: str) -> Iterator[tuple[SimulationSpec, str]]:
-    """The scans of a series; their names say where and the how manieth each is, as far as that differs."""
+    """The scans of a series; their names say where each is and which repetition, as far as that differs."""
     series = spec.series
     if series.members == 1:
         yield spec, path

@@ -107,6 +107,11 @@ def test_australian_frames_before_and_after(tmp_path):
     np.testing.assert_array_equal(tiffs(path, "DF__AFTER_*.tif"), expected["dark"][2:])
 
 
+def test_a_folder_may_be_named_with_a_slash(tmp_path):
+    simulate(spec_of("tomcat"), f"{tmp_path}/scan/")
+    assert (tmp_path / "scan" / "tif" / "scan0001.tif").exists()
+
+
 # --- what the logs say ------------------------------------------------------------------------------------
 
 
