@@ -51,15 +51,32 @@ def _named(projection, flat, dark):
 
 
 def _als(spec, path):
-    """The last number of a flat or dark is that of the projection at which it was taken."""
-
     def frames(middle):
         files = path.glob(f"{path.name}{middle}*.tif")
         return np.array(
-            [tifffile.imread(file) for file in sorted(files, key=lambda file: file.stem.split("_")[::-1])]
+            [tifffile.imread(file) for file in sorted(files, key=lambda file: _at_and_number(file.name))]
         )
 
     return {"projection": frames("_0000_"), "flat": frames("bak_"), "dark": frames("drk_")}
+
+
+def _als_hdf5(spec, path):
+    names = {"projection": "_0000_", "flat": "bak_", "dark": "drk_"}
+    with h5py.File(path) as file:
+        (group,) = file.values()
+        read = {
+            kind: [name for name in group if name.startswith(path.stem + middle)]
+            for kind, middle in names.items()
+        }
+        return {
+            kind: np.concatenate([group[name][()] for name in sorted(found, key=_at_and_number)])
+            for kind, found in read.items()
+        }
+
+
+def _at_and_number(name):
+    """The last number of a flat or dark is that of the projection at which it was taken."""
+    return name.removesuffix(".tif").split("_")[::-1]
 
 
 def _tomcat(spec, path):
@@ -142,6 +159,7 @@ _READERS = {
     "lnls": _lnls,
     "tomcat": _tomcat,
     "als832": _als,
+    "als832h5": _als_hdf5,
     "kit": _named("radios/image_*.tif", "flats/image_*.tif", "darks/image_*.tif"),
     "elettra": _named("tomo_*.tif", "flat_*.tif", "dark_*.tif"),
     "petra": _named(

@@ -102,8 +102,8 @@ def _contradictions(spec: SimulationSpec) -> Iterator[str]:
         yield f"dataexchange has one number for flats before and after: {spec.flats} and {spec.flats_after} differ"
     if spec.format == "dataexchange" and spec.darks and spec.darks_after not in (0, spec.darks):
         yield f"dataexchange has one number for darks before and after: {spec.darks} and {spec.darks_after} differ"
-    if spec.format == "als832" and spec.flat_sets_between and spec.flats_after:
-        yield "als832 names flats by projections: those between and after them would overwrite each other"
+    if spec.format in ("als832", "als832h5") and spec.flat_sets_between and spec.flats_after:
+        yield f"{spec.format} names flats by projections: those between and after them would overwrite each other"
     yield from _contradictions_of_files(spec)
 
 

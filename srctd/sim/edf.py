@@ -64,8 +64,10 @@ class EdfStack(FileStack):
         return edf_header(fields) + frame.astype("<u2" if order == "little" else ">u2").tobytes()
 
     def begin(self) -> None:
-        """Write the `.info` file."""
+        """Write the `.info` file; marks of an earlier scan under this name are taken away."""
         super().begin()
+        for mark in (".xml", ".abo"):
+            Path(self._beside(mark)).unlink(missing_ok=True)
         self._write(
             ".info", "".join(f"{key}= {value}\n" for key, value in _info(self._spec, self._path, self._date))
         )
@@ -79,7 +81,7 @@ class EdfStack(FileStack):
             "energy": spec.energy_kev,
             "distance": spec.distance * 1e3,
             "tomo_N": spec.projections,
-            "scanRange": spec.angle_range_deg,
+            "scanRange": spec.whole_range_deg,
         }
         lines = "".join(f"<{name}>{escape(str(value))}</{name}>\n" for name, value in facts.items())
         self._write(
@@ -92,7 +94,10 @@ class EdfStack(FileStack):
         self._write(".abo", "scan aborted\n")
 
     def _write(self, suffix: str, text: str) -> None:
-        Path(os.path.join(self._path, self._prefix + suffix)).write_text(text, encoding="utf-8")
+        Path(self._beside(suffix)).write_text(text, encoding="utf-8")
+
+    def _beside(self, suffix: str) -> str:
+        return os.path.join(self._path, self._prefix + suffix)
 
 
 def edf_header(fields: dict[str, str | float]) -> bytes:
@@ -109,7 +114,7 @@ def _info(spec: SimulationSpec, path: str, date: str) -> list[tuple[str, str | i
         ("Distance", spec.distance * 1e3),
         ("Prefix", os.path.basename(path)),
         ("Directory", os.path.abspath(path)),
-        ("ScanRange", spec.angle_range_deg),
+        ("ScanRange", spec.whole_range_deg),
         ("TOMO_N", spec.projections),
         ("REF_ON", spec.flats_every or spec.projections),
         ("REF_N", spec.flats),

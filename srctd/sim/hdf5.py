@@ -48,14 +48,14 @@ def frames_dataset(group: h5py.Group, name: str, spec: SimulationSpec, length: i
         "uint16",
         length if spec.presized else 0,
         chunks=(1, *shape),
-        **_filter(spec.hdf5.compression),
+        **filter_arguments(spec.hdf5.compression),
     )
     made.dataset.attrs["units"] = "counts"
     return made
 
 
-def _filter(compression: Compression) -> dict[str, Any]:
-    """Arguments of `create_dataset`."""
+def filter_arguments(compression: Compression) -> dict[str, Any]:
+    """What `create_dataset` is told of a compression."""
     if compression == "none":
         return {}
     if compression == "gzip":

@@ -1,13 +1,15 @@
-"""LNLS: three HDF5 files in a folder, one for every kind of frame; the angles in a parameter file of the site."""
+"""IMX at the LNLS: three HDF5 files in a folder, one for every kind of frame.
+
+The beamline's own files know no angles, and nothing else of the measurement either. The list `angles` stands for
+what a site adds afterwards, so that the scan can be reconstructed.
+"""
 
 import os
-from pathlib import Path
 
 import h5py
 
 from srctd.sim.detector import Frame
-from srctd.sim.hdf5 import GrowingDataset, frames_dataset
-from srctd.sim.parameters import PARAMETER_FILE, parameter_text, parameters
+from srctd.sim.hdf5 import GrowingDataset, frames_dataset, put_quantity
 from srctd.sim.plan import Kind, Shot
 from srctd.sim.sink import Format
 from srctd.sim.spec import SimulationSpec
@@ -28,10 +30,8 @@ class LnlsFiles:
         self._open: dict[Kind, GrowingDataset] = {}
 
     def begin(self) -> None:
-        """Write the parameter file."""
+        """Make the folder."""
         os.makedirs(self._path, exist_ok=True)
-        text = parameter_text(parameters(self._spec), "json")
-        Path(self._path, PARAMETER_FILE).write_text(text, encoding="utf-8")
 
     def frame(self, shot: Shot, frame: Frame) -> None:
         """Write a frame at its place in the file of its kind; the files of other kinds are closed."""
@@ -50,11 +50,14 @@ class LnlsFiles:
             self._open.popitem()[1].dataset.file.close()
 
     def annotate(self) -> None:
-        """There is nothing to add."""
+        """Open the file of projections again for the angles."""
+        name, _ = FILES["projection"]
+        with h5py.File(os.path.join(self._path, name), "a") as file:
+            put_quantity(file, "angles", self._spec.angles_deg, "degree")
 
     def abort(self) -> None:
         """Close the files."""
         self.end()
 
 
-LNLS = Format(LnlsFiles, "", frozenset({"presized", "drop", "compression"}))
+LNLS = Format(LnlsFiles, "", frozenset({"presized", "drop", "compression", "late_seconds"}))

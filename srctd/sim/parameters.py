@@ -20,7 +20,7 @@ def parameters(spec: SimulationSpec) -> dict[str, ParameterValue]:
         "n_darks_after": spec.darks_after,
         "angle_start": spec.angle_start_deg,
         "angle_start_unit": "deg",
-        "angle_range": spec.angle_range_deg * spec.rotations,
+        "angle_range": spec.whole_range_deg,
         "angle_range_unit": "deg",
         "pixel_size": spec.pixel_size * 1e6,
         "pixel_size_unit": "um",

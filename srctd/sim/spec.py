@@ -16,6 +16,7 @@ FormatName = Literal[
     "lnls",
     "tomcat",
     "als832",
+    "als832h5",
     "kit",
     "elettra",
     "petra",
@@ -176,6 +177,11 @@ class SimulationSpec(msgspec.Struct, frozen=True, kw_only=True):
     def projections(self) -> int:
         """Projections of all rotations."""
         return self.angles * self.rotations
+
+    @property
+    def whole_range_deg(self) -> float:
+        """Of all rotations."""
+        return self.angle_range_deg * self.rotations
 
     @property
     def step_deg(self) -> float:

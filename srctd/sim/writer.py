@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from srctd.sim.als832 import ALS832
+from srctd.sim.als832 import ALS832, ALS832_HDF5
 from srctd.sim.arrivals import TEMPORARY_SUFFIX
 from srctd.sim.check import check
 from srctd.sim.dataexchange import DATAEXCHANGE
@@ -43,6 +43,7 @@ FORMATS: Mapping[FormatName, Format] = {
     "lnls": LNLS,
     "tomcat": TOMCAT,
     "als832": ALS832,
+    "als832h5": ALS832_HDF5,
     "kit": NAMED,
     "elettra": NAMED,
     "petra": NAMED,
@@ -65,7 +66,7 @@ def simulate(
     what the format cannot show, before anything is written, and `OSError` where it cannot be written.
     """
     check(spec, FORMATS)
-    takes = list(_takes(spec, path))
+    takes = list(_takes(spec, os.path.normpath(path)))
     total = sum(take.frames * take.hdf5.entries for take, _ in takes)
     counter = itertools.count(1)
 
@@ -91,7 +92,7 @@ def _takes(spec: SimulationSpec, path: str) -> Iterator[tuple[SimulationSpec, st
 
 
 def _members(spec: SimulationSpec, path: str) -> Iterator[tuple[SimulationSpec, str]]:
-    """The scans of a series; their names say where and the how manieth each is, as far as that differs."""
+    """The scans of a series; their names say where each is and which repetition, as far as that differs."""
     series = spec.series
     if series.members == 1:
         yield spec, path

@@ -45,6 +45,7 @@ def test_an_aborted_scan_leaves_the_frames_and_no_end(tmp_path, format_):
     assert not simulate(spec, str(path), on_frame=lambda done, total: progress.append((done, total)))
     assert progress == [(done, 14) for done in range(1, 9)]
     if FORMATS[format_].suffix:
+        assert path.exists()
         with h5py.File(path) as file:
             for place in ("entry/end_time", "process/acquisition/end_date", "exchange/theta"):
                 assert place not in file
@@ -212,6 +213,7 @@ def test_a_rewritten_scan_is_another_one_under_the_same_name(tmp_path, format_):
     path = path_of(tmp_path / "again", aborted)
     assert simulate(aborted, str(path), on_frame=lambda done, total: progress.append((done, total)))
     assert progress[-1] == (9 + 14, 28)
+    assert not list(path.rglob("*.abo"))
     if format_ == "skyscan":
         return
     found = read_back(as_without_faults(aborted), path)["projection"]

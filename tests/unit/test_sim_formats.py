@@ -107,6 +107,11 @@ def test_australian_frames_before_and_after(tmp_path):
     np.testing.assert_array_equal(tiffs(path, "DF__AFTER_*.tif"), expected["dark"][2:])
 
 
+def test_a_folder_may_be_named_with_a_slash(tmp_path):
+    simulate(spec_of("tomcat"), f"{tmp_path}/scan/")
+    assert (tmp_path / "scan" / "tif" / "scan0001.tif").exists()
+
+
 # --- what the logs say ------------------------------------------------------------------------------------
 
 
@@ -152,6 +157,25 @@ def test_the_settings_of_the_als(tmp_path):
     assert (lines["-num_bright_field"], lines["-num_dark_fields"], lines["-i0cycle"]) == ("3", "2", "3")
     assert float(lines["-arange"]) == 160
     assert (path / "scanbak_0002_0006.tif").exists()
+
+
+def test_the_settings_of_the_als_as_attributes(tmp_path):
+    path = written(tmp_path, spec_of("als832h5"))
+    with h5py.File(path) as file:
+        attributes = dict(file["scan"].attrs)
+        assert file["scan/scan_0000_0008.tif"].shape == (1, 10, 32)
+    assert (attributes["nangles"], attributes["arange"], attributes["num_dark_fields"]) == (
+        "9",
+        "160.000000",
+        "2",
+    )
+
+
+def test_the_angles_that_a_site_adds_to_files_of_the_lnls(tmp_path):
+    path = written(tmp_path, spec_of("lnls"))
+    with h5py.File(path / "tomo.h5") as file:
+        np.testing.assert_allclose(file["angles"][()], SMALL.angles_deg)
+        assert file["angles"].attrs["units"] == "degree"
 
 
 def test_the_esrf_info_file_headers_and_marks(tmp_path):
@@ -222,7 +246,7 @@ def test_skyscan_frames_are_flat_fielded_and_the_log_is_in_windows_bytes(tmp_pat
     np.testing.assert_allclose(found[:, good], counts[:, good], atol=0.6)
 
 
-@pytest.mark.parametrize("format_", ["kit", "elettra", "petra", "australian", "lnls"])
+@pytest.mark.parametrize("format_", ["kit", "elettra", "petra", "australian"])
 def test_formats_without_a_log_get_a_parameter_file(tmp_path, format_):
     known = parameters_of(written(tmp_path, spec_of(format_, position_x=-1e-3)) / "scan.json")
     assert (known["n_projections"], known["n_flats"], known["n_darks"]) == (9, 3, 2)
@@ -252,7 +276,7 @@ def test_the_angles_of_a_plain_stack_have_a_line_for_every_frame(tmp_path):
 
 
 @pytest.mark.parametrize("compression", ["gzip", "bitshuffle", "lz4", "blosc", "zstd"])
-@pytest.mark.parametrize("format_", ["nxtomo", "dataexchange", "lnls"])
+@pytest.mark.parametrize("format_", ["nxtomo", "dataexchange", "lnls", "als832h5"])
 def test_compressed_frames(tmp_path, format_, compression):
     spec = spec_of(format_, hdf5=Hdf5Options(compression=compression))
     path = written(tmp_path, spec)
@@ -261,6 +285,7 @@ def test_compressed_frames(tmp_path, format_, compression):
         "nxtomo": (path, "entry/instrument/detector/data"),
         "dataexchange": (path, "exchange/data"),
         "lnls": (path / "tomo.h5", "images"),
+        "als832h5": (path, "scan/scan_0000_0000.tif"),
     }[format_]
     with h5py.File(file) as opened:
         assert opened[place].id.get_create_plist().get_nfilters() > 0

@@ -64,6 +64,10 @@ def test_every_option_finds_its_field():
     )
 
 
+def test_the_demo_takes_every_format_too():
+    assert cli.parser().parse_args(["demo", "--format", "tomcat"]).format == "tomcat"
+
+
 def test_the_help_names_every_format(capsys):
     with pytest.raises(SystemExit):
         cli.parser().parse_args(["simulate", "--help"])
