@@ -146,24 +146,21 @@ class Answers:
         return view.scan_row(scan, self._pool.jobs_of(scan.id))
 
     async def _submit(self, request: Request) -> Answer:
-        path = os.path.normpath(request.path)
-        if not os.path.isabs(path):
-            raise BadRequest(
-                f"{request.path!r} is no absolute path", hint="name the scan's file or folder in full"
-            )
-        if not await asyncio.to_thread(os.path.exists, path):
-            raise BadRequest(
-                f"{path} does not exist for the daemon", hint="is it mounted on the daemon's machine?"
-            )
-        if sync.inside(path, self._config.storage.shared) and not self._watched(path):
-            raise BadRequest(f"{path} lies among the results", hint="`srctd retry` does a scan again")
-        path = await asyncio.to_thread(os.path.realpath, path)
-        message = Message(frames=request.frames, aborted=request.aborted)
-        await self._intake.told(path, message)
-        return {"path": path, "known": scan.id if (scan := self._engine.at(path)) else ""}
+        path = await asyncio.to_thread(self._place, request.path)
+        await self._intake.told(path, Message(frames=request.frames, aborted=request.aborted))
+        known = self._engine.at(path)
+        return {"path": path, "known": known.id if known else ""}
 
-    def _watched(self, path: str) -> bool:
-        return any(sync.inside(path, root.path) for root in self._config.watch)
+    def _place(self, path: str) -> str:
+        """The real path of a scan; raises `BadRequest` for what cannot be one."""
+        if not os.path.isabs(path):
+            raise BadRequest(f"{path!r} is no absolute path", hint="name the scan's file or folder in full")
+        if not os.path.exists(path):
+            raise BadRequest(f"{path} is not there for the daemon", hint="is it mounted on its machine?")
+        watched = any(sync.inside(path, root.path) for root in self._config.watch)
+        if sync.inside(path, self._config.storage.shared) and not watched:
+            raise BadRequest(f"{path} lies among the results", hint="`srctd retry` does a scan again")
+        return os.path.realpath(path)
 
     def _named(self, request: Request) -> Scan:
         """The scan that is meant: by identifier, by path, or by file name; the newest where several fit."""

@@ -1,9 +1,10 @@
 """The directory listing: what lies below a watched root, folder by folder, as scans.
 
-The listing alone decides what is there; bells (inotify) only make it look sooner. A folder in which something changed
-a while ago, or that holds a scan still to be judged, is active and listed every few seconds. A folder at rest costs one
-`stat` in that time, and is listed in full every few minutes: a file may be written again without a sign in its folder.
-How often a large folder is listed is bounded by what a listing of it costs. Nothing here opens a file.
+The listing alone decides what is there; bells (inotify) only make it look sooner. A folder in which something
+changed a while ago, or that holds a scan still to be judged, is active and listed every few seconds. A folder at
+rest costs one `stat` in that time, and is listed in full every few minutes: a file may be written again without a
+sign in its folder. How often a large folder is listed is bounded by what a listing of it costs. Nothing here
+opens a file.
 """
 
 import fnmatch
@@ -20,7 +21,8 @@ from srctd.core.grouping import Group, group, scan_folder, temporary
 from srctd.core.scan import FileEntry, Manifest
 
 MOST_FILES = 1_000_000
-"""Files of folders that are active at the same time; more is a mistake in the configuration, and memory is finite."""
+"""Files of folders that are active at the same time; more is a mistake in the configuration, and memory is
+finite."""
 MOST_FOLDERS = 200_000
 MOST_PROBLEMS = 20
 ACTIVE_SECONDS = 60.0
@@ -120,7 +122,9 @@ class Listing:
         self._sweep_due = float("-inf")
 
     def look(self, rung: Collection[str], now: float) -> None:
-        """Look at what is due, or was rung for (folders). `now`: monotonic. Blocks as long as the file system does."""
+        """Look at what is due, or was rung for (folders). `now`: monotonic. Blocks as long as the file system
+        does.
+        """
         sweep = now >= self._sweep_due
         if sweep:
             self._sweep_due = now + self._root.listing_seconds

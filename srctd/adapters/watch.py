@@ -166,9 +166,9 @@ class _Bell(FileSystemEventHandler):
 
     def dispatch(self, event: FileSystemEvent) -> None:
         """Ring for both ends of a move."""
-        for path in map(os.fsdecode, filter(None, (event.src_path, event.dest_path))):
-            folder, name = os.path.split(path)
-            if not temporary(name):
+        for path in (event.src_path, event.dest_path):
+            folder, name = os.path.split(os.fsdecode(path))
+            if name and not temporary(name):
                 self._watch.ring(folder)
 
 

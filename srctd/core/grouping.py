@@ -1,8 +1,8 @@
 """Which files are one scan: from the names in a folder to groups of files.
 
 A scan is a file (HDF5), a folder (a stack of images with its log, in folders by role or not), or, where several
-stacks share a folder, the header file of one of them (log, parameter file) with all files whose names begin like it.
-Nothing here looks at a disk.
+stacks share a folder, the header file of one of them (log, parameter file) with all files whose names begin like
+it. Nothing here looks at a disk.
 """
 
 import posixpath
@@ -50,8 +50,8 @@ def group(
 ) -> tuple[list[Group], str]:
     """The scans in a folder and in those below it that are named by a role; with what is wrong, or nothing.
 
-    `files`: names by absolute folder, of `folder` and all whose `scan_folder` it is. `wanted`: whether a name may be
-    (part of) a scan; other files only belong to one, as its log, its list of angles or its end marker.
+    `files`: names by absolute folder, of `folder` and all whose `scan_folder` it is. `wanted`: whether a name may
+    be (part of) a scan; other files only belong to one, as its log, its list of angles or its end marker.
     """
     groups: list[Group] = []
     for holder, names in files.items():
@@ -74,7 +74,9 @@ def group(
 
 
 def _single_files(folder: str, names: Collection[str], wanted: Callable[[str], object]) -> Iterable[Group]:
-    """One group for every file that is a scan by itself, with the files that bear its name: `x.h5.done`, `x.log`."""
+    """One group for every file that is a scan by itself, with the files that bear its name: `x.h5.done`,
+    `x.log`.
+    """
     single = [name for name in names if wanted(name) and not frame_name(name)]
     beside: dict[str, list[str]] = {}
     for name in names if single else ():
@@ -98,9 +100,9 @@ def _by_header(folder: str, names: Collection[str]) -> list[Group]:
     owned: dict[str, list[str]] = {}
     longest_first = sorted(headers, key=lambda stem: -len(stem))
     for name in sorted(names):
-        stem = next((stem for stem in longest_first if name.startswith(stem)), None)
-        if stem is not None:
-            owned.setdefault(stem, []).append(name)
+        owner = next((stem for stem in longest_first if name.startswith(stem)), None)
+        if owner is not None:
+            owned.setdefault(owner, []).append(name)
     scans = {stem: own for stem, own in owned.items() if any(map(frame_name, own))}
     if len(scans) < 2:
         return []

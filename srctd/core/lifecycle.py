@@ -162,7 +162,9 @@ class Completed(Event, frozen=True, kw_only=True, tag="scan.completed"):
 
 
 class SeenAgain(Event, frozen=True, kw_only=True, tag="scan.seen_again"):
-    """The scan's files were found elsewhere, or with other times: renamed, copied, touched. Nothing is done again."""
+    """The scan's files were found elsewhere, or with other times: renamed, copied, touched. Nothing is done
+    again.
+    """
 
     path: str
     fingerprint: str

@@ -38,7 +38,8 @@ class Tagged(msgspec.Struct, frozen=True, kw_only=True):
     """By canonical name."""
     unmapped: dict[str, str] = {}
     notes: tuple[str, ...] = ()
-    """Values that could not be used and why, one sentence each (an unknown unit, no number, two that contradict)."""
+    """Values that could not be used and why, one sentence each (an unknown unit, no number, two that
+    contradict)."""
     end_line: str = ""
     """The line that says that the acquisition ended, where there is one and it is there."""
     ends: bool = False

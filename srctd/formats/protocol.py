@@ -22,7 +22,8 @@ class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
     layouts_directory: str = ""
     """Folder of layouts of stacks (`*.toml`); empty: the shipped ones."""
     must_have: tuple[str, ...] = ()
-    """Paths inside an HDF5 file, or names of files beside the frames (wildcards), without which no scan is complete."""
+    """Paths inside an HDF5 file, or names of files beside the frames (wildcards), without which no scan is
+    complete."""
     marker_files: tuple[str, ...] = ()
     """Names of files (wildcards; `{name}` is the scan's own) that say that the acquisition ended."""
     end_line: str = ""
@@ -38,9 +39,9 @@ class FoundScan(Protocol):
     def index(self, *, incomplete: bool = False, member: int = 0) -> FrameIndex:
         """All frames, ready for reading; raises `ScanUnreadable` for the first thing that is wrong.
 
-        `incomplete`: take the frames that are there, with their true angles, and say in the header's `shortfall` what
-        is missing; what cannot be made good (unknown angles, no flat fields) is refused all the same. `member`: which
-        of the scans that the files hold.
+        `incomplete`: take the frames that are there, with their true angles, and say in the header's `shortfall`
+        what is missing; what cannot be made good (unknown angles, no flat fields) is refused all the same.
+        `member`: which of the scans that the files hold.
         """
 
     def close(self) -> None:

@@ -1,4 +1,5 @@
-"""What watching costs: 2,000 scan folders at rest, a scan of 100,000 files while it is quiet, the first look at both.
+"""What watching costs: 2,000 scan folders at rest, a scan of 100,000 files while it is quiet, the first look at
+both.
 
 python tests/bench/listing_cost.py [--files 100000] [--folders 2000]
 """

@@ -1,4 +1,5 @@
-"""Writes from another host, of which inotify says nothing: through a bindfs mount whose backing folder is written."""
+"""Writes from another host, of which inotify says nothing: through a bindfs mount whose backing folder is
+written."""
 
 import subprocess
 import threading

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from srctd.core.completion import Rule, State, Verdict, judge
-from srctd.formats import open_scan, probe
+from srctd.formats import probe
 from srctd.sim.spec import Faults
 from srctd.sim.writer import FORMATS, SimulationSpec, simulate
 
@@ -24,7 +24,8 @@ SOON, LATE = 61.0, 301.0
 SPEC = SimulationSpec(rows=6, columns=48, angles=72, flats=4, darks=3)
 GAP = (20, 21, 33)
 CUT = 55
-"""Frames after which it is looked at, or broken off: 48 projections of 72 in the usual order, 120 degrees of 180."""
+"""Frames after which it is looked at, or broken off: 48 projections of 72 in the usual order, 120 degrees of
+180."""
 MANY = 75
 """Frames after which most angles are there: 68 projections, and 172.5 degrees."""
 

@@ -322,7 +322,8 @@ WRITER = textwrap.dedent(
 
     journal = Journal(sys.argv[1])
     for n in range(len(journal.load()), 100_000):
-        event = Completed(scan=f"s{n}", entered=a_scan(id=f"s{n}", path=f"/{n}", task=f"t{n}"), manifest=a_manifest())
+        new = a_scan(id=f"s{n}", path=f"/{n}", task=f"t{n}")
+        event = Completed(scan=new.id, entered=new, manifest=a_manifest())
         scan, _ = advance(None, event)
         journal.commit(scan, event, float(n))
         for step in (Step.CHECK, Step.IDENTIFY):

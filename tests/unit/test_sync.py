@@ -71,7 +71,7 @@ def test_a_copy_is_equal_and_proven(source, part):
 
 
 def test_the_digest_is_that_of_the_reference_implementation(source, part):
-    manifest = sync.copy(Manifest(folder=str(source), files=tuple([a_file(source, "a", b"")])), part)
+    manifest = sync.copy(Manifest(folder=str(source), files=(a_file(source, "a", b""),)), part)
     assert manifest.files[0].digest == "99aa06d3014798d86001c324468d497f"
 
 
@@ -107,10 +107,10 @@ def test_what_was_copied_is_not_copied_again_but_read_back(source, part):
 
 def test_files_of_an_earlier_attempt_that_are_no_longer_listed_go(source, part):
     sync.copy(
-        Manifest(folder=str(source), files=tuple([a_file(source, "a", b"1"), a_file(source, "old/b", b"2")])),
+        Manifest(folder=str(source), files=(a_file(source, "a", b"1"), a_file(source, "old/b", b"2"))),
         part,
     )
-    sync.copy(Manifest(folder=str(source), files=tuple([entry_of(source, "a")])), part)
+    sync.copy(Manifest(folder=str(source), files=(entry_of(source, "a"),)), part)
     assert tree(part / "input") == ["a"]
 
 
@@ -119,28 +119,24 @@ def test_a_source_that_changed_since_it_was_judged_is_noticed(source, part, data
     file = a_file(source, "a", b"as judged")
     (source / "a").write_bytes(data)
     with pytest.raises(SourceChanged, match=f"{source}/a changed: {len(data)} bytes instead of 9"):
-        sync.copy(Manifest(folder=str(source), files=tuple([file])), part)
+        sync.copy(Manifest(folder=str(source), files=(file,)), part)
 
 
 def test_a_source_that_changes_during_the_copy_is_noticed(source, part):
     file = a_file(source, "a", b"x" * 100)
     with pytest.raises(SourceChanged, match="another time of writing"):
-        sync.copy(Manifest(folder=str(source), files=tuple([file])), part, lambda _: os.utime(source / "a"))
+        sync.copy(Manifest(folder=str(source), files=(file,)), part, lambda _: os.utime(source / "a"))
 
 
 def test_a_source_that_shrinks_during_the_copy_is_noticed(source, part):
     file = a_file(source, "a", os.urandom(sync.BLOCK_BYTES * 2))
     with pytest.raises(SourceChanged, match="became shorter than 16777216 bytes"):
-        sync.copy(
-            Manifest(folder=str(source), files=tuple([file])), part, lambda _: os.truncate(source / "a", 10)
-        )
+        sync.copy(Manifest(folder=str(source), files=(file,)), part, lambda _: os.truncate(source / "a", 10))
 
 
 def test_a_source_that_vanished_is_noticed(source, part):
     with pytest.raises(SourceChanged, match="is not there any more"):
-        sync.copy(
-            Manifest(folder=str(source), files=tuple([FileEntry(path="gone", size=1, mtime_ns=1)])), part
-        )
+        sync.copy(Manifest(folder=str(source), files=(FileEntry(path="gone", size=1, mtime_ns=1),)), part)
 
 
 @pytest.mark.parametrize(
@@ -148,19 +144,19 @@ def test_a_source_that_vanished_is_noticed(source, part):
 )
 def test_names_that_lead_astray_are_refused(source, part, name):
     with pytest.raises(ScanUnreadable, match="is no plain relative name"):
-        sync.copy(Manifest(folder=str(source), files=tuple([FileEntry(path=name, size=1, mtime_ns=1)])), part)
+        sync.copy(Manifest(folder=str(source), files=(FileEntry(path=name, size=1, mtime_ns=1),)), part)
     assert not part.exists()
 
 
 def test_a_name_twice_is_refused(source, part):
     file = a_file(source, "a", b"1")
     with pytest.raises(ScanUnreadable, match="listed twice"):
-        sync.copy(Manifest(folder=str(source), files=tuple([file, file])), part)
+        sync.copy(Manifest(folder=str(source), files=(file, file)), part)
 
 
 def test_letters_of_any_language_pass(source, part):
     name = "样品 ①\u3000Zähne.h5"
-    sync.copy(Manifest(folder=str(source), files=tuple([a_file(source, name, b"1")])), part)
+    sync.copy(Manifest(folder=str(source), files=(a_file(source, name, b"1"),)), part)
     assert (part / "input" / name).read_bytes() == b"1"
 
 
@@ -184,12 +180,10 @@ def make_folder(path: Path) -> None:
 def test_what_is_no_regular_file_is_refused_without_waiting(source, part, make):
     make(source / "a.h5")
     with pytest.raises(ScanUnreadable, match=r"a\.h5 is no regular file"):
-        sync.copy(
-            Manifest(folder=str(source), files=tuple([FileEntry(path="a.h5", size=1, mtime_ns=1)])), part
-        )
+        sync.copy(Manifest(folder=str(source), files=(FileEntry(path="a.h5", size=1, mtime_ns=1),)), part)
     with pytest.raises(ScanUnreadable):
         sync.digest_in_place(
-            Manifest(folder=str(source), files=tuple([FileEntry(path="a.h5", size=1, mtime_ns=1)]))
+            Manifest(folder=str(source), files=(FileEntry(path="a.h5", size=1, mtime_ns=1),))
         )
 
 
@@ -198,7 +192,7 @@ def test_a_link_on_the_way_is_not_followed(source, part, tmp_path):
     (source / "raw").symlink_to(tmp_path / "secrets")
     with pytest.raises(ScanUnreadable, match="behind a symbolic link"):
         sync.copy(
-            Manifest(folder=str(source), files=tuple([msgspec.structs.replace(secret, path="raw/key")])), part
+            Manifest(folder=str(source), files=(msgspec.structs.replace(secret, path="raw/key"),)), part
         )
     assert b"secret" not in b"".join(path.read_bytes() for path in part.rglob("*") if path.is_file())
 
@@ -209,7 +203,7 @@ def test_a_link_planted_in_the_target_is_not_written_through(source, part, tmp_p
     (part / "input").mkdir(parents=True)
     (part / "input/a").symlink_to(victim)
     with pytest.raises(HoldError):
-        sync.copy(Manifest(folder=str(source), files=tuple([a_file(source, "a", b"new")])), part)
+        sync.copy(Manifest(folder=str(source), files=(a_file(source, "a", b"new"),)), part)
     assert victim.read_bytes() == b"precious"
 
 
@@ -218,16 +212,14 @@ def test_a_link_planted_in_the_target_is_not_written_through(source, part, tmp_p
 
 def test_files_on_shared_storage_are_proven_where_they_are(source, part):
     file = a_file(source, "raw/a.h5", b"frames")
-    manifest = sync.digest_in_place(Manifest(folder=str(source), files=tuple([file])))
+    manifest = sync.digest_in_place(Manifest(folder=str(source), files=(file,)))
     sync.write_manifest(part, manifest, None)
     assert (part / "manifest.xxh128").read_text() == (
         f"{xxhash.xxh3_128_hexdigest(b'frames')}  {source}/raw/a.h5\n"
     )
     assert tree(part) == ["manifest.json", "manifest.xxh128"]
     with pytest.raises(SourceChanged):
-        sync.digest_in_place(
-            Manifest(folder=str(source), files=tuple([msgspec.structs.replace(file, size=5)]))
-        )
+        sync.digest_in_place(Manifest(folder=str(source), files=(msgspec.structs.replace(file, size=5),)))
 
 
 def test_inside_looks_through_links(tmp_path):
@@ -247,7 +239,7 @@ def test_publishing_twice_is_publishing_once(source, part):
     final = part.with_name("scan")
     assert sync.published(final) is None
     for _ in range(2):
-        manifest = sync.copy(Manifest(folder=str(source), files=tuple([file])), part)
+        manifest = sync.copy(Manifest(folder=str(source), files=(file,)), part)
         sync.publish(part, final)
         assert tree(final) == ["input/a", "manifest.json", "manifest.xxh128"]
         assert not part.exists()
@@ -258,7 +250,7 @@ def test_publishing_twice_is_publishing_once(source, part):
 def test_a_folder_of_somebody_else_is_not_touched(source, part):
     final = part.with_name("scan")
     (final / "theirs").mkdir(parents=True)
-    sync.copy(Manifest(folder=str(source), files=tuple([a_file(source, "a", b"1")])), part)
+    sync.copy(Manifest(folder=str(source), files=(a_file(source, "a", b"1"),)), part)
     with pytest.raises(DigestMismatch, match="is not the copy of this scan"):
         sync.publish(part, final)
     assert (final / "theirs").is_dir()
