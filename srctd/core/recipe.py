@@ -342,7 +342,7 @@ def parameter_file(
     overrides: Mapping[str, Value],
     *,
     scan: str,
-    input: str,  # noqa: A002 - the field's name
+    input: str,
     input_in_place: bool,
     raw: str,
     member: int,
