@@ -67,7 +67,9 @@ def _add_daemon(commands: Any) -> None:
     _client(why)
     submit = _command(commands, "submit", _submit, "say that the scan at a path has ended")
     submit.add_argument("path", help="its file or folder")
-    submit.add_argument("--frames", type=_positive, help="how many were taken, of all kinds together")
+    submit.add_argument(
+        "--frames", type=simulation.positive, help="how many were taken, of all kinds together"
+    )
     submit.add_argument("--aborted", metavar="REASON", default="", help="the acquisition was broken off")
     _client(submit)
     retry = _command(commands, "retry", _retry, "let a held scan go on, or do steps again")
