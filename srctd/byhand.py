@@ -16,12 +16,14 @@ from rich.progress import Progress
 
 from srctd import __version__, terminal
 from srctd.config import RecipesSection, load_recipe, load_recipes
-from srctd.core import plan, recipe
-from srctd.core.errors import ConfigError, ReconstructionFailed
+from srctd.core import labels, plan, recipe
+from srctd.core.completion import Rule, State, judge
+from srctd.core.errors import ConfigError, ReconstructionFailed, ScanUnreadable
 from srctd.core.frames import INDEX_NAME, FrameIndex, rebased
 from srctd.core.recipe import ParameterFile, Value
 from srctd.core.scan import scan_id
-from srctd.formats import index_scan
+from srctd.core.series import positions_of
+from srctd.formats import index_scan, probe
 
 VOLUME_SUFFIXES = (".h5", ".hdf5", ".nxs")
 """An output of such a name is the volume alone, without pictures and parameter file beside it."""
@@ -102,7 +104,7 @@ def _prepared(asked: ByHand) -> tuple[ParameterFile, FrameIndex]:
     """The parameter file, and the index of frames that it names as its input."""
     path = os.path.realpath(asked.input)
     overrides: dict[str, Value] = dict(recipe.parse_setting(setting) for setting in asked.settings)
-    index = index_scan(path, incomplete=asked.incomplete, member=asked.member)
+    index = _index(path, asked.incomplete, asked.member)
     header = index.header
     if asked.recipe:
         chosen = load_recipe(Path(asked.recipe))
@@ -124,6 +126,20 @@ def _prepared(asked: ByHand) -> tuple[ParameterFile, FrameIndex]:
     base = path if os.path.isdir(path) else os.path.dirname(path)
     # Names in full: the index goes with the result, wherever that is put.
     return msgspec.structs.replace(parameters, shards=shards), rebased(index, base)
+
+
+def _index(path: str, incomplete: bool, member: int) -> FrameIndex:
+    """Where every frame lies; refuses an incomplete scan unless that is wanted, and labels it if it is."""
+    rule = Rule()
+    verdict = judge(probe(path), rule.stalled_seconds, rule)  # nobody waits for more to come
+    partial = incomplete and verdict.state is not State.COMPLETE
+    index = index_scan(path, incomplete=partial, member=member)
+    if verdict.state is not State.COMPLETE and not partial:
+        raise ScanUnreadable(
+            f"{path} is incomplete: {verdict.missing[0]}", hint="--incomplete takes what is there"
+        )
+    header = labels.labelled(index.header, verdict, partial=partial, positions=positions_of(path))
+    return msgspec.structs.replace(index, header=header)
 
 
 def _follow(lines: Iterable[str]) -> Mapping[str, Any]:

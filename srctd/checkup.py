@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from srctd.adapters import space
-from srctd.config import Config, load_recipes, read_secret
+from srctd.config import Config, WatchSection, load_recipes, read_secret
 from srctd.core.endpoints import require_local
 from srctd.daemon import local_workers
 
@@ -24,11 +24,7 @@ def findings(config: Config) -> Iterator[Finding]:
         require_local(endpoint)
     for root in config.watch:
         yield _folder(root.path, f"watches {root.path} for {', '.join(root.patterns)}", os.R_OK | os.X_OK)
-        yield Finding(
-            True,
-            f"  complete: unchanged for {root.settle_seconds:g} s with an end marker, "
-            f"{root.unmarked_settle_seconds:g} s without; held after {root.stalled_seconds:g} s incomplete",
-        )
+        yield Finding(True, _rule(root))
     yield _folder(config.storage.shared, f"writes to {config.storage.shared}", os.W_OK | os.X_OK)
     if os.path.isdir(config.storage.shared):
         free = space.free_bytes(config.storage.shared) / 1e9
@@ -42,6 +38,26 @@ def findings(config: Config) -> Iterator[Finding]:
     for recipe in load_recipes(config.recipes):
         yield Finding(True, f"recipe {recipe.name}, priority {recipe.priority}: {recipe.description}")
     yield _catalog(config)
+
+
+def _rule(root: WatchSection) -> str:
+    """When a scan of a root is complete, and what becomes of one that is not."""
+    without = "never without"
+    if not root.require_end:
+        without = (
+            f"{root.unmarked_settle_seconds:g} s without, {root.unannounced_settle_seconds:g} s if nobody says "
+            "how many frames are to come"
+        )
+    taken = "held"
+    if root.usable_projections:
+        taken = (
+            f"taken if {root.usable_projections} projections leave no gap wider than "
+            f"{root.usable_hole_deg:g} degrees, else held"
+        )
+    return (
+        f"  complete: unchanged for {root.settle_seconds:g} s with an end mark, {without}; "
+        f"incomplete for {root.stalled_seconds:g} s: {taken}"
+    )
 
 
 def _folder(path: str, what: str, mode: int) -> Finding:

@@ -347,25 +347,28 @@ async def _labelled_header(work: Work) -> ScanHeader:
     """The header of the source, with what is known besides; holds a scan that is not finished."""
     scan = work.scan
     verdict = msgspec.json.decode(scan.verdict, type=Verdict)
-    if verdict.state in labels.UNFINISHED and not scan.partial:
-        raise ScanUnreadable(f"{scan.path} is incomplete: {verdict.missing[0]}", hint=_way_out(scan, verdict))
-    header = await asyncio.to_thread(
+    held = verdict.state in labels.UNFINISHED and not scan.partial
+    if held and verdict.frames_found:
+        raise _incomplete(scan, verdict)
+    header = await asyncio.to_thread(  # of a scan without frames the reader says best what is wrong
         work.services.reader.header,
         scan.source.main,
         read_options(work.services.config, scan.root),
         incomplete=scan.partial,
         member=scan.member,
     )
+    if held:
+        raise _incomplete(scan, verdict)
     return labels.labelled(
         header, verdict, partial=scan.partial, series=scan.series, positions=positions_of(scan.path)
     )
 
 
-def _way_out(scan: Scan, verdict: Verdict) -> str:
-    take = f"`srctd retry {scan.id} --incomplete` takes what is there, if its angles are known"
-    if verdict.state is State.ABORTED:
-        return take
-    return f"it is taken up by itself if the rest arrives; {take}"
+def _incomplete(scan: Scan, verdict: Verdict) -> ScanUnreadable:
+    hint = f"`srctd retry {scan.id} --incomplete` takes what is there, if its angles are known"
+    if verdict.state is State.STALLED:
+        hint = f"it is taken up by itself if the rest arrives; {hint}"
+    return ScanUnreadable(f"{scan.path} is incomplete: {verdict.missing[0]}", hint=hint)
 
 
 async def _index(work: Work, opened: str) -> FrameIndex:

@@ -284,7 +284,7 @@ def gaps_text(gaps: Sequence[tuple[int, int]]) -> str:
 def _weigh(probe: Probe, rule: Rule) -> _Weighed:
     marks = tuple(mark for mark in probe.end_marks if mark.kind in rule.end_evidence)
     expected = expected_frames(probe, rule)
-    obstacles = list(_obstacles(probe, expected))
+    obstacles = list(_obstacles(probe, expected, bool(marks)))
     if rule.require_end and not (marks or probe.aborted):
         obstacles.append("nothing says yet that the acquisition ended")
     # What is missing besides frames may be added after the end: angles, a linked file, the rest of a copy.
@@ -298,7 +298,7 @@ def _weigh(probe: Probe, rule: Rule) -> _Weighed:
     )
 
 
-def _obstacles(probe: Probe, expected: Expectation | None) -> Iterable[str]:
+def _obstacles(probe: Probe, expected: Expectation | None, ended: bool) -> Iterable[str]:
     if not probe.readable:
         yield probe.problem or "the files cannot be read yet"
     if probe.open_for_writing:
@@ -311,7 +311,7 @@ def _obstacles(probe: Probe, expected: Expectation | None) -> Iterable[str]:
     found = probe.frames_found or 0
     if expected is not None and found < expected.frames:
         yield f"{found} of {expected.frames} announced frames are there ({expected.text})"
-    elif probe.readable and not found and not probe.missing:
+    elif probe.readable and not (found or probe.missing or ended):  # once it has ended, the reader says why
         yield "no frames are there yet"
 
 

@@ -1,8 +1,8 @@
 """Where every frame of a scan lies: what each format is reduced to, so that there is one way to read them all.
 
 A format finds the frames and their angles once; from then on a scan is a `FrameIndex`. The daemon writes it into
-the task directory, the workers read rows by it. What is missing is not in it, what was taken twice stands once,
-and files that were not copied are named by their absolute paths.
+the task directory, the workers read rows by it. What is missing is not in it, what was taken twice stands once, and
+files that were not copied are named by their absolute paths.
 """
 
 import posixpath

@@ -97,6 +97,24 @@ def test_reconstruct_by_hand(scan_file: Path, tmp_path: Path) -> None:
     assert parameters["center"]["origin"] == "estimated"
 
 
+def test_reconstruct_an_incomplete_scan_by_hand(scan_file: Path, tmp_path: Path) -> None:
+    with h5py.File(scan_file, "r+") as file:
+        file["/entry/instrument/detector/tomo_n"][...] = 200
+    refused = srctd("reconstruct", str(scan_file), str(tmp_path / "out"))
+    assert refused.returncode == 1
+    assert "200" in refused.stderr
+    done = srctd("reconstruct", str(scan_file), str(tmp_path / "out"), "--incomplete", "--rows", "4:6")
+    assert done.returncode == 0, done.stderr
+    assert "the scan is incomplete: 90 of 200 projections are there" in done.stdout
+    parameters = json.loads((tmp_path / "out" / "parameters.json").read_text())
+    assert parameters["shortfall"]["expected"] == 200
+    index = json.loads((tmp_path / "out" / parameters["input"]).read_text())
+    assert {segment["file"] for segment in index["projections"]} == {str(scan_file)}
+    other = srctd("reconstruct", str(scan_file), str(tmp_path / "other"), "--member", "3")
+    assert other.returncode == 1
+    assert "3" in other.stderr
+
+
 def test_reconstruct_into_one_file(scan_file: Path, tmp_path: Path) -> None:
     output = tmp_path / "volume.h5"
     done = srctd("reconstruct", str(scan_file), str(output), "--center", "48", "--rows", "4:6", "--json")

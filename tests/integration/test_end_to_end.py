@@ -124,6 +124,7 @@ def test_the_default_recipe_on_a_phantom_says_everything_about_itself(
         scan = site.scan()
         task = Path(scan["folder"])
         assert left_in(task) == {
+            "frames.json",
             "input",
             "manifest.json",
             "manifest.xxh128",
@@ -190,7 +191,8 @@ def test_input_on_shared_storage_is_not_copied(small_scan: Path, tmp_path: Path)
         assert scan["input"] == str(raw / "a.nxs")
         assert "input" not in left_in(Path(scan["folder"]))
         parameters = json.loads(Path(scan["parameters"]).read_text())
-        assert parameters["input"] == str(raw / "a.nxs")
+        index = json.loads(Path(parameters["input"]).read_text())
+        assert {segment["file"] for segment in index["projections"]} == {str(raw / "a.nxs")}
         assert (
             Path(scan["folder"]) / "manifest.xxh128"
         ).read_text() == f"{digest(small_scan)}  {raw}/a.nxs\n"
@@ -315,14 +317,20 @@ def test_any_name_that_is_text_is_a_scans_name(name: str, small_scan: Path, tmp_
         assert site.stop() == 0
 
 
-def test_a_scan_that_stays_incomplete_is_held_and_taken_up_when_the_rest_arrives(tmp_path: Path) -> None:
-    path = tmp_path / "phantom.nxs"
-    simulate(SMALL, str(path))
-    whole = path.read_bytes()
+def announce(path: Path, projections: int) -> None:
+    """Have a scan promise more than it holds."""
     with h5py.File(path, "r+") as file:
-        file["/entry/instrument/detector/tomo_n"][...] = 200
-    with running(Site(tmp_path / "site", stalled_seconds=1.0)) as site:
-        shutil.copyfile(path, site.detector / "phantom.nxs")
+        file["/entry/instrument/detector/tomo_n"][...] = projections
+
+
+def test_a_scan_that_stays_incomplete_is_held_and_taken_up_when_the_rest_arrives(
+    small_scan: Path, tmp_path: Path
+) -> None:
+    whole = small_scan.read_bytes()
+    announce(small_scan, 200)
+    site = Site(tmp_path / "site", stalled_seconds=1.0, watch="usable_projections = 0")
+    with running(site):
+        shutil.copyfile(small_scan, site.detector / "phantom.nxs")
         held = site.scan("held")
         assert held["stage"] == "CHECK"
         assert "is incomplete" in held["reason"]
@@ -330,6 +338,52 @@ def test_a_scan_that_stays_incomplete_is_held_and_taken_up_when_the_rest_arrives
         assert not any(site.shared.glob("*/*")), "nothing is copied"
         (site.detector / "phantom.nxs").write_bytes(whole)
         assert site.scan("done")["revision"] == 2
+
+
+def test_an_incomplete_scan_that_suffices_is_taken_and_labeled_everywhere(
+    small_scan: Path, tmp_path: Path
+) -> None:
+    whole = small_scan.read_bytes()
+    announce(small_scan, 200)
+    lacking = "90 of 200 projections are there"
+    with running(Site(tmp_path / "site", stalled_seconds=1.0)) as site:
+        shutil.copyfile(small_scan, site.detector / "phantom.nxs")
+        scan = site.scan("partial")
+        assert [stage for stage, box in scan["boxes"].items() if box == "partial"] == ["CHECK", "DONE"]
+        assert any("its angles suffice" in told for told in site.ask("why", scan=scan["scan"])["sentences"])
+        folder = Path(scan["folder"])
+        parameters = json.loads((folder / "parameters.json").read_text())
+        assert lacking in parameters["shortfall"]["reason"]
+        assert lacking in parameters["notes"][0]
+        general = json.loads((folder / "record.json").read_text())["General"]
+        assert general["complete"] is False
+        assert general["verdict"]["state"] == "INCOMPLETE_USABLE"
+        assert lacking in json.loads((folder / "preview" / "quality.json").read_text())["findings"][0]
+        catalogue = site.catalog()
+        for dataset in (*catalogue.datasets("raw"), *catalogue.datasets("derived")):
+            assert "incomplete" in dataset["keywords"]
+            assert dataset["scientificMetadata"]["n_projections_missing"]["value"] == 110
+        (site.detector / "phantom.nxs").write_bytes(whole)
+        assert site.scan("done")["revision"] == 2
+
+
+def test_an_operator_takes_what_is_there_of_a_held_scan(small_scan: Path, tmp_path: Path) -> None:
+    announce(small_scan, 200)
+    site = Site(tmp_path / "site", stalled_seconds=1.0, watch="usable_projections = 0")
+    with running(site):
+        shutil.copyfile(small_scan, site.detector / "phantom.nxs")
+        held = site.scan("held")
+        assert f"srctd retry {held['scan']} --incomplete" in held["reason"]
+        site.ask("retry", scan=held["scan"], incomplete=True)
+        scan = site.scan("partial")
+        assert scan["revision"] == 1
+        told = site.ask("why", scan=scan["scan"])["sentences"]
+        assert any("an operator released it" in sentence for sentence in told)
+        refused = site.ask("retry", scan=scan["scan"], incomplete=True)
+        assert "not held for being incomplete" in refused["error"]["sentence"]
+        site.kill()
+        site.start()
+        assert site.ask("status")["scans"][0]["state"] == "partial"
 
 
 def test_an_external_file_that_comes_late_releases_the_scan(small_scan: Path, tmp_path: Path) -> None:

@@ -195,6 +195,13 @@ def test_an_end_mark_that_came_before_the_rest_of_a_copy_ends_nothing() -> None:
     assert judge(half_copied, 299.0, RULE).state is State.ARRIVING
 
 
+def test_what_ended_without_frames_is_left_to_the_reader_to_refuse() -> None:
+    assert (
+        judge(a_probe(frames_found=0, expectations=(), end_marks=(END,)), 2.0, RULE).state is State.COMPLETE
+    )
+    assert judge(a_probe(frames_found=0, end_marks=(END,)), 15.0, RULE).state is State.ABORTED
+
+
 def test_where_an_end_is_demanded_there_is_none_without() -> None:
     strict = Rule(require_end=True)
     assert judge(a_probe(), 299.0, strict).missing == ("nothing says yet that the acquisition ended",)
@@ -304,8 +311,8 @@ def test_complete_means_that_nothing_is_missing(probe: Probe, rule: Rule, quiet:
         return
     assert probe.readable
     assert not any((probe.foreign, probe.missing, probe.gaps, probe.aborted, probe.open_for_writing))
-    assert probe.frames_found
-    assert verdict.frames_expected is None or probe.frames_found >= verdict.frames_expected
+    assert probe.frames_found or any(mark.kind in rule.end_evidence for mark in probe.end_marks)
+    assert verdict.frames_expected is None or (probe.frames_found or 0) >= verdict.frames_expected
     assert not rule.require_end or any(mark.kind in rule.end_evidence for mark in probe.end_marks)
 
 

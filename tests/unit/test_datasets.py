@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from catalog_examples import DATA_URI, acquisition, header, manifest, reconstruction, site
+from catalog_examples import COMPLETED_AT, DATA_URI, acquisition, header, manifest, reconstruction, site
+from factories import a_scan
 
 from srctd.core.datasets import (
     BLOCK_BYTES,
@@ -20,7 +21,7 @@ from srctd.core.datasets import (
     record,
 )
 from srctd.core.messages import Measure
-from srctd.core.scan import FileEntry, Manifest, Owner
+from srctd.core.scan import FileEntry, Manifest, Owner, Quantity, Series, Shortfall
 
 
 def body(item: CatalogObject) -> dict:
@@ -245,3 +246,57 @@ def test_the_record_has_three_sections_and_the_same_bytes_each_time() -> None:
     assert sections["dataset"]["raw_files"][0]["chk"]
     assert sections["Scientific_metadata"]["derived"]["center"] == {"value": 31.25, "unit": "pixel"}
     assert sections["General"]["scan"] == "tooth-12345678"
+
+
+LACKING = Shortfall(reason="150 of 180 projections are there", expected=180, gaps=((3, 3), (151, 179)))
+
+
+def partial() -> dict[str, object]:
+    verdict = msgspec.Raw(b'{"state":"INCOMPLETE_USABLE","reason":"r","evidence":[]}')
+    return {
+        "scan": a_scan(id="tooth-12345678", completed_at=COMPLETED_AT, verdict=verdict),
+        "header": header(n_projections=150, shortfall=LACKING),
+    }
+
+
+def test_an_incomplete_scan_is_labeled_in_both_datasets() -> None:
+    derived = body(derived_documents(site(), acquisition(**partial()), reconstruction())[0])
+    for dataset in (raw_dataset(**partial()), derived):
+        assert "incomplete" in dataset["keywords"]
+        found = {name: entry["value"] for name, entry in dataset["scientificMetadata"].items()}
+        assert found["incomplete"] is True
+        assert found["incomplete_because"] == LACKING.reason
+        assert (found["n_projections_expected"], found["n_projections_missing"]) == (180, 30)
+        assert found["missing_projections"] == "3, 151-179"
+    assert "incomplete" not in raw_dataset()["keywords"]
+    assert "incomplete" not in raw_dataset()["scientificMetadata"]
+
+
+def test_the_record_says_whether_the_scan_is_whole_and_by_which_verdict() -> None:
+    general = json.loads(record(site(), acquisition(**partial()), reconstruction()))["General"]
+    assert general["complete"] is False
+    assert general["shortfall"]["gaps"] == [[3, 3], [151, 179]]
+    assert general["verdict"]["state"] == "INCOMPLETE_USABLE"
+    whole = json.loads(record(site(), acquisition(), reconstruction()))["General"]
+    assert whole["complete"] is True
+    assert None not in whole.values()
+    assert not {"shortfall", "series", "positions", "verdict"} & whole.keys()
+
+
+def test_place_layout_and_unknown_entries_are_told() -> None:
+    told = header(
+        layout="tomcat",
+        series=Series(name="/d/fatigue", member=2, members=None, origin="names"),
+        positions={"z": Quantity(value=0.01, unit="m", origin="log")},
+        unmapped={"Ring [mA]": "401", "Ring (mA)": "402", "Ring_mA_": "", "Ring  mA ": "403"},
+    )
+    metadata = raw_dataset(header=told)["scientificMetadata"]
+    assert metadata["layout"]["value"] == "tomcat"
+    assert (metadata["series"]["value"], metadata["series_member"]["value"]) == ("/d/fatigue", 2)
+    assert "series_members" not in metadata
+    assert metadata["position_z"] == {"value": 0.01, "unit": "m"}
+    rings = {name: entry["value"] for name, entry in metadata.items() if name.startswith("log_")}
+    assert rings == {"log_Ring_mA_": "401", "log_Ring_mA__2": "402", "log_Ring_mA__4": "403"}
+    general = json.loads(record(site(), acquisition(header=told), reconstruction()))["General"]
+    assert general["series"]["member"] == 2
+    assert general["positions"]["z"]["unit"] == "m"

@@ -202,6 +202,34 @@ def test_a_held_stage_is_the_current_one() -> None:
     assert current_stage(boxes) is Stage.CHECK
 
 
+STALLED = msgspec.Raw(b'{"state":"STALLED","reason":"150 of 200 frames are there"}')
+USABLE = msgspec.Raw(b'{"state":"INCOMPLETE_USABLE","reason":"150 of 200 frames are there"}')
+
+
+def test_boxes_of_an_incomplete_scan_are_yellow_where_it_was_found_and_where_it_ends() -> None:
+    scan, _ = advance(None, Completed(scan="s", entered=a_scan(verdict=USABLE), manifest=a_manifest()))
+    assert scan.partial
+    scan = done(scan, Step.IDENTIFY, Step.CHECK, Step.SYNC, Step.SUBMIT)
+    boxes = stages(scan, started=True)
+    assert (boxes[Stage.CHECK], boxes[Stage.SUBMIT]) == (Box.PARTIAL, Box.DONE)
+    assert current_stage(boxes) is Stage.RUN
+    scan = done(scan, Step.PREVIEW, Step.RECONSTRUCT, Step.REGISTER, Step.PUBLISH)
+    boxes = stages(scan, started=True)
+    assert [stage for stage in Stage if boxes[stage] is Box.PARTIAL] == [Stage.CHECK, Stage.DONE]
+    assert current_stage(boxes) is Stage.DONE
+
+
+def test_an_operator_takes_what_is_there() -> None:
+    scan, _ = advance(None, Completed(scan="s", entered=a_scan(verdict=STALLED), manifest=a_manifest()))
+    scan, _ = advance(scan, StepFailed(scan="s", step=Step.CHECK, reason="incomplete", retry_at=None))
+    again, _ = advance(scan, Released(scan="s"))
+    assert not again.partial
+    taken, commands = advance(scan, Released(scan="s", take_incomplete=True))
+    assert taken.partial
+    assert RunStep(scan="s", step=Step.CHECK) in commands
+    assert not a_scan().partial
+
+
 # --- seen again -------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import pytest
 from gpu import quality
 from srctd.core.messages import Measure
 from srctd.core.quality import findings
+from srctd.core.scan import Shortfall
 
 SHAPE = (4, 100)
 
@@ -120,3 +121,11 @@ def test_a_missing_range_of_angles_is_said() -> None:
     (sentence,) = findings((Measure(name="angular_coverage", value=0.67),))
     assert "67 % of a half turn" in sentence
     assert findings((Measure(name="angular_coverage", value=0.99),)) == ()
+
+
+def test_what_is_missing_comes_first() -> None:
+    found = findings(
+        [Measure(name="dark_frames", value=0)], Shortfall(reason="150 of 180 projections are there")
+    )
+    assert found[0] == "the scan is incomplete: 150 of 180 projections are there"
+    assert len(found) == 2

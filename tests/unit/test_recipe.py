@@ -14,12 +14,13 @@ from srctd.core.recipe import (
     Recipe,
     choose,
     fitting_rows,
+    parameter_file,
     parse_setting,
     physics_notes,
     resolve,
     resolved_notes,
 )
-from srctd.core.scan import Quantity
+from srctd.core.scan import Quantity, Shortfall
 
 BONE = Recipe(name="bone", priority=5, match=Match(sample="bone*"), parameters={"filter": "hann"})
 PLAIN = Recipe(name="plain", priority=0, parameters={"filter": "cosine", "pixel_size": 1e-6})
@@ -102,6 +103,33 @@ def test_the_digest_changes_with_every_value_and_survives_the_file() -> None:
     assert again.digest() == parameters.digest()
     other = msgspec.structs.replace(parameters.parameters["center"], value=3.0)
     assert parameters.with_parameter("center", other).digest() != parameters.digest()
+
+
+def test_the_digest_does_not_change_with_where_files_lie() -> None:
+    parameters = a_parameter_file()
+    moved = msgspec.structs.replace(parameters, input="/elsewhere/frames.json", input_in_place=True)
+    assert moved.digest() == parameters.digest()
+    assert msgspec.structs.replace(parameters, member=1).digest() != parameters.digest()
+    gaps = Shortfall(reason="r", gaps=((3, 4),))
+    assert msgspec.structs.replace(parameters, shortfall=gaps).digest() != parameters.digest()
+
+
+def test_a_parameter_file_says_what_is_missing() -> None:
+    header = a_header(shortfall=Shortfall(reason="150 of 180 projections are there", expected=180))
+    given = parameter_file(
+        header,
+        PLAIN,
+        {"center": 3.0},
+        scan="s",
+        input="frames.json",
+        input_in_place=True,
+        raw="a.h5",
+        member=0,
+        software="srctd",
+    )
+    assert given.shortfall == header.shortfall
+    assert given.notes[0] == "incomplete: 150 of 180 projections are there"
+    assert given.value("center") == 3.0
 
 
 def test_rows_stay_within_the_detector() -> None:
