@@ -21,7 +21,7 @@ from srctd.formats.hdf5 import Source, as_text, length, numbers
 from srctd.formats.hdf5pieces import Announced
 from srctd.formats.hdf5scan import Hdf5Scan
 from srctd.formats.protocol import ReadOptions
-from srctd.formats.units import ENERGY, LENGTH, TIME, Dimension
+from srctd.formats.units import ENERGY, LENGTH, MAGNIFICATION, TIME
 
 _SAMPLE = "/measurement/sample"
 _INSTRUMENT = "/measurement/instrument"
@@ -30,7 +30,6 @@ _PROCESS = "/process/acquisition"
 _STAGE = f"{_INSTRUMENT}/sample_motor_stack/setup"
 _END = f"{_PROCESS}/end_date"
 
-MAGNIFICATION = Dimension("", {"": 1.0, "x": 1.0, "times": 1.0})
 NUM_ANGLES = (f"{_PROCESS}/rotation/num_angles", f"{_PROCESS}/rotation/rotation_num_angles")
 START = (f"{_PROCESS}/rotation/start", f"{_PROCESS}/rotation/rotation_start")
 STEP = (f"{_PROCESS}/rotation/step", f"{_PROCESS}/rotation/rotation_step")

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from srctd.config import etc_folder, load, load_recipes, read_secret
+from srctd.config import load, load_recipes, read_secret
 from srctd.core.completion import Rule
 from srctd.core.errors import ConfigError
+from srctd.toml import etc_folder
 
 GOOD = """
 [storage]
