@@ -5,7 +5,21 @@ import re
 FRAME_SUFFIXES = frozenset({".tif", ".tiff", ".edf", ".raw"})
 """Of files that hold frames, in lower case."""
 HEADER_SUFFIXES = frozenset(
-    {".log", ".sct", ".info", ".json", ".ini", ".par", ".xml", ".csv", ".toml", ".txt", ".cfg", ".yaml", ".yml"}
+    {
+        ".log",
+        ".sct",
+        ".info",
+        ".json",
+        ".ini",
+        ".par",
+        ".xml",
+        ".csv",
+        ".toml",
+        ".txt",
+        ".cfg",
+        ".yaml",
+        ".yml",
+    }
 )
 """Of files that may describe a stack, in lower case."""
 
@@ -19,5 +33,7 @@ ROLE_FOLDER = re.compile(
     r"|before|after|pre|post|ccd|camera\d*|pco\d*|scan_000\d",
     re.IGNORECASE,
 )
-"""The whole name of a folder within a scan's folder; what it is in is the scan, or leads to it. Numbers of one digit
-after `scan_000`: at PETRA III a scan is a few such runs, elsewhere a scan itself is called so."""
+"""The whole name of a folder within a scan's folder; what it is in is the scan, or leads to it.
+
+`scan_` with one digit after its zeros: at PETRA III a scan is a few such runs, elsewhere a scan itself is called so.
+"""
