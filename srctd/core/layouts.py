@@ -35,5 +35,6 @@ ROLE_FOLDER = re.compile(
 )
 """The whole name of a folder within a scan's folder; what it is in is the scan, or leads to it.
 
-`scan_` with one digit after its zeros: at PETRA III a scan is a few such runs, elsewhere a scan itself is called so.
+`scan_` with one digit after its zeros: at PETRA III a scan is a few such runs, elsewhere a scan itself
+is called so.
 """

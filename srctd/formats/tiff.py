@@ -222,27 +222,24 @@ def _pixels(file: _File, tags: _Tags, where: str, size: tuple[int, int, int]) ->
     offsets = file.values(offsets_tag)
     plain = _one(file, tags, _COMPRESSION, 1) == 1 and not tiled and _one(file, tags, _FILL, 1) == 1
     per_strip = min(max(_one(file, tags, _ROWS_PER_STRIP, rows), 1), rows)
-    strip = per_strip * columns * itemsize
-    if plain and len(offsets) == -(-rows // per_strip):
-        counts: tuple[int, ...] = (
-            *(strip,) * (len(offsets) - 1),
-            rows * columns * itemsize - strip * (len(offsets) - 1),
-        )
+    strip, whole = per_strip * columns * itemsize, rows * columns * itemsize
+    regular = plain and len(offsets) == -(-rows // per_strip)
+    if regular:  # the counts that some writers give are wrong, and not needed
+        counts: tuple[int, ...] = (*(strip,) * (len(offsets) - 1), whole - strip * (len(offsets) - 1))
     elif counts_tag is None or counts_tag.length != len(offsets):
         raise ScanUnreadable(f"{where} does not say how long the pieces of its pixels are")
     else:
         counts = file.values(counts_tag)
+    if plain and sum(counts) < whole:
+        raise ScanUnreadable(f"{where} has {sum(counts)} bytes for {rows} x {columns} pixels")
     end = max(map(sum, zip(offsets, counts, strict=True)))
     if end > file.size or 0 in offsets or 0 in counts:
         raise CutShort(
             f"{where} ends at byte {file.size}, its header promises pixels up to {end}",
             hint="wait for the writer, or copy it again",
         )
-    if plain and offsets == tuple(range(offsets[0], offsets[0] + len(offsets) * strip, strip)):
-        return offsets[0], end
-    if plain and sum(counts) < rows * columns * itemsize:
-        raise ScanUnreadable(f"{where} has {sum(counts)} bytes for {rows} x {columns} pixels")
-    return None, end
+    in_sequence = regular and offsets == tuple(range(offsets[0], offsets[0] + len(offsets) * strip, strip))
+    return (offsets[0] if in_sequence else None), end
 
 
 def _one(file: _File, tags: _Tags, number: int, default: int) -> int:
