@@ -3,24 +3,19 @@
 Reading it touches nothing but the file itself. Every adapter is given its own section only.
 """
 
-import difflib
 import os
 import re
 import string
-import sysconfig
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
-import tomli
 
 from srctd.core.completion import Rule
 from srctd.core.errors import ConfigError
 from srctd.core.lifecycle import Step
 from srctd.core.recipe import Recipe
-
-ETC_CHECKOUT = Path(__file__).parent.parent / "etc"
-ETC_INSTALLED = Path(sysconfig.get_path("data")) / "share" / "srctd" / "etc"
+from srctd.toml import etc_folder, read_toml
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -176,11 +171,9 @@ STEP_TIMEOUTS = {
 
 def load(path: str) -> Config:
     """Read a configuration file; raises `ConfigError` with the place of the first mistake."""
-    raw = _read_toml(Path(path))
-    try:
-        config = msgspec.convert(raw, Config)
-    except msgspec.ValidationError as exc:
-        raise ConfigError(f"{path}: {_plain(str(exc))}", hint=_hint(str(exc))) from exc
+    config = read_toml(
+        Path(path), Config, unreadable="give --config FILE", keys="see etc/srctd.toml for all keys"
+    )
     _check_values(path, config)
     return config
 
@@ -195,55 +188,7 @@ def load_recipes(section: RecipesSection) -> tuple[Recipe, ...]:
 
 def load_recipe(file: Path) -> Recipe:
     """One recipe, checked; raises `ConfigError`."""
-    try:
-        return msgspec.convert(_read_toml(file), Recipe).validated(str(file))
-    except msgspec.ValidationError as exc:
-        raise ConfigError(f"{file}: {_plain(str(exc))}") from exc
-
-
-def etc_folder() -> Path:
-    """The folder of shipped configuration files, installed or in a checkout."""
-    return ETC_CHECKOUT if (ETC_CHECKOUT / "srctd.toml").is_file() else ETC_INSTALLED
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomli.loads(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise ConfigError(f"{path}: cannot be read: {exc.strerror}", hint="give --config FILE") from exc
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{path}: byte {exc.start} is not UTF-8") from exc
-    except tomli.TOMLDecodeError as exc:
-        raise ConfigError(f"{path}: not TOML: {exc}") from exc
-
-
-def _plain(message: str) -> str:
-    """Msgspec's message with the place in front: `watch[0].settle: unknown key`."""
-    text, _, place = message.partition(" - at ")
-    place = place.strip("`").removeprefix("$").removeprefix(".")
-    text = text.replace("Object contains unknown field", "unknown key").replace(
-        "Object missing required field", "missing key"
-    )
-    return f"{place}: {text}" if place else text
-
-
-def _hint(message: str) -> str:
-    unknown = re.search(r"unknown field `(\w+)`", message)
-    if not unknown:
-        return ""
-    near = difflib.get_close_matches(unknown[1], _all_keys(Config), 1)
-    return f"did you mean {near[0]!r}?" if near else "see etc/srctd.toml for all keys"
-
-
-def _all_keys(kind: Any) -> list[str]:
-    keys: list[str] = []
-    for field in msgspec.structs.fields(kind):
-        keys.append(field.name)
-        inner = [field.type, *getattr(field.type, "__args__", ())]
-        for candidate in inner:
-            if isinstance(candidate, type) and issubclass(candidate, Section):
-                keys += _all_keys(candidate)
-    return keys
+    return read_toml(file, Recipe).validated(str(file))
 
 
 def _check_values(path: str, config: Config) -> None:

@@ -14,7 +14,7 @@ from srctd.core.scan import Quantity
 from srctd.formats.hdf5 import Source, length
 from srctd.formats.hdf5scan import Frames, Hdf5Scan
 from srctd.formats.protocol import Kind
-from srctd.formats.units import ENERGY, LENGTH, TIME, Dimension
+from srctd.formats.units import ENERGY, LENGTH, MAGNIFICATION, TIME
 
 _SAMPLE = "/measurement/sample"
 _INSTRUMENT = "/measurement/instrument"
@@ -22,7 +22,6 @@ _OBJECTIVE = f"{_INSTRUMENT}/detection_system/objective"
 _PROCESS = "/process/acquisition"
 _END = f"{_PROCESS}/end_date"
 
-MAGNIFICATION = Dimension("", {"": 1.0, "x": 1.0, "times": 1.0})
 NUM_ANGLES = (f"{_PROCESS}/rotation/num_angles", f"{_PROCESS}/rotation/rotation_num_angles")
 
 

@@ -1,46 +1,88 @@
-"""Units as files spell them, turned into those that are used inside: metre, keV, second, radian.
+"""Units as files spell them, turned into those that are used inside: metre, keV, second, radian, milliampere.
 
-An unknown unit is None, never a guess: what depends on the value is then unknown, and said so.
+The units are pint's. Which of them a spelling means is decided more strictly than pint does, because a value that is
+wrong by a power of ten is worse than none: an unknown unit is None, never a guess. What depends on the value is then
+unknown, and said so.
 """
 
-import math
-from typing import NamedTuple
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import pint
+
+Reading = tuple[str, str, str]
+"""Prefix, unit and plural ending, as pint takes a spelling apart."""
+
+MEANT = {"°": "degree", "rads": "radian", "px": "pixel"}
+"""Spellings of detectors that pint does not know, or reads otherwise: `rads` as a dose, `px` as a length."""
 
 
 class Dimension(NamedTuple):
-    """A kind of quantity: the unit used inside, and what one unit of each spelling is worth in it."""
+    """A kind of quantity: the unit used inside, and between which units a detector's can lie."""
 
     unit: str
-    worth: dict[str, float]
+    least: float
+    most: float
+    """What one unit may be worth, in `unit`. A Mm or a MA is a slip of the shift key, by nine powers of ten."""
 
     def factor(self, spelling: str) -> float | None:
-        """What a value in this unit is multiplied by; None if the unit is not known."""
-        return self.worth.get(spelling.strip().lower().replace("µ", "u").replace("μ", "u"))
+        """What a value in this unit is multiplied by.
+
+        None if the unit is not known, is one of another dimension, or could be several that differ.
+        """
+        return _factor(self, spelling.strip())
 
 
-def _table(rows: dict[str, float]) -> dict[str, float]:
-    return {spelling: worth for row, worth in rows.items() for spelling in row.split()}
+LENGTH = Dimension("m", 1e-13, 1e4)
+ENERGY = Dimension("keV", 1e-7, 1e16)
+TIME = Dimension("s", 1e-10, 1e5)
+ANGLE = Dimension("rad", 1e-10, 10.0)
+CURRENT = Dimension("mA", 1e-10, 1e7)
+MAGNIFICATION = Dimension("", 1.0, 1.0)
+"""A plain factor: of objectives it is written `10`, `10x` or `10 times`."""
 
 
-_KEV_PER_JOULE = 1.0 / 1.602176634e-16
+@cache
+def _registry() -> "pint.UnitRegistry[float]":
+    """Made at first use: importing pint and reading its definitions takes a third of a second."""
+    import pint
 
-LENGTH = Dimension(
-    "m",
-    _table(
-        {
-            "m meter metre meters metres": 1.0,
-            "cm centimeter centimetre": 1e-2,
-            "mm millimeter millimetre millimeters millimetres": 1e-3,
-            "um micron microns micrometer micrometre micrometers micrometres": 1e-6,
-            "nm nanometer nanometre nanometers nanometres": 1e-9,
-        }
-    ),
-)
-ENERGY = Dimension("keV", _table({"kev": 1.0, "ev": 1e-3, "j joule joules": _KEV_PER_JOULE}))
-TIME = Dimension(
-    "s", _table({"s sec second seconds": 1.0, "ms millisecond milliseconds": 1e-3, "us microseconds": 1e-6})
-)
-ANGLE = Dimension(
-    "rad",
-    _table({"deg degs degree degrees °": math.pi / 180, "rad rads radian radians": 1.0, "mrad": 1e-3}),
-)
+    return pint.UnitRegistry()
+
+
+@lru_cache(maxsize=1024)
+def _factor(dimension: Dimension, spelling: str) -> float | None:
+    if not dimension.unit:
+        return 1.0 if spelling.lower() in ("", "x", "×", "times") else None
+    spelling = MEANT.get(spelling, spelling)
+    if not spelling.isprintable() or len(spelling) > 40:
+        return None
+    exact = _registry().parse_unit_name(spelling)
+    if exact:
+        worth = _worth(dimension, exact[0])
+    else:
+        readings = {_worth(dimension, reading) for reading in _whatever_case(spelling)} - {None}
+        worth = readings.pop() if len(readings) == 1 else None
+    return worth if worth is not None and dimension.least <= worth <= dimension.most else None
+
+
+def _whatever_case(spelling: str) -> list[Reading]:
+    """All readings of a spelling whose exact case means nothing, such as `KEV`; pint heeds the case of prefixes."""
+    first, rest = spelling[:1], spelling[1:]
+    return [
+        reading
+        for variant in (spelling, first.swapcase() + rest)
+        for reading in _registry().parse_unit_name(variant, case_sensitive=False)
+    ]
+
+
+def _worth(dimension: Dimension, reading: Reading) -> float | None:
+    """One unit in the dimension's own; None if it is of another dimension.
+
+    The root units are compared, not the dimensions: counts and percent have none, as radians have none.
+    """
+    registry = _registry()
+    factor, root = registry.get_root_units(f"{reading[0]}{reading[1]}")
+    own_factor, own_root = registry.get_root_units(dimension.unit)
+    return float(factor) / float(own_factor) if root == own_root else None

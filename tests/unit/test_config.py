@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from srctd.config import etc_folder, load, load_recipes, read_secret
+from srctd.config import load, load_recipes, read_secret
+from srctd.toml import etc_folder
 from srctd.core.errors import ConfigError
 
 GOOD = """

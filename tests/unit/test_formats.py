@@ -336,7 +336,7 @@ def test_dataexchange_means_si_where_no_unit_is_given(tmp_path):
 
 @pytest.mark.parametrize(
     ("dimension", "spelling", "worth"),
-    [(LENGTH, "μm", 1e-6), (LENGTH, " MM ", 1e-3), (ENERGY, "KeV", 1), (ANGLE, "Degrees", math.pi / 180)],
+    [(LENGTH, "μm", 1e-6), (LENGTH, " mm ", 1e-3), (ENERGY, "KeV", 1), (ANGLE, "Degrees", math.pi / 180)],
 )
 def test_spellings_of_units(dimension, spelling, worth):
     assert dimension.factor(spelling) == pytest.approx(worth)
