@@ -115,7 +115,9 @@ def choose(layouts: Sequence[Layout], names: Sequence[str], context: Context) ->
         return None
     best = max(fits, key=lambda fit: fit.key)
     roles = ", ".join(f"{count} {role}" for role, count in sorted(best.roles.items()))
-    why = f"layout {best.layout.name}: {roles} by their names{', and its log is there' if best.by_log else ''}"
+    why = (
+        f"layout {best.layout.name}: {roles} by their names{', and its log is there' if best.by_log else ''}"
+    )
     return Choice(best.layout, why + (f"; {best.stray} files fit no rule" if best.stray else ""))
 
 
@@ -200,15 +202,25 @@ def _projection_runs(counts: Mapping[str, int]) -> Iterable[Run]:
         yield Run("projections", min(every or total, total - first))
 
 
-def place(runs: Sequence[Run], number: int) -> tuple[FrameKind, int] | None:
-    """Kind of the frame at a place of the counter, and its number among its kind; None beyond the last."""
+def places(runs: Sequence[Run]) -> list[tuple[FrameKind, int]]:
+    """Kind of every frame of a counter, and its number among its kind."""
     before: dict[FrameKind, int] = {"projections": 0, "flats": 0, "darks": 0}
-    for run in runs:
-        if number < run.frames:
-            return run.kind, before[run.kind] + number
-        number -= run.frames
-        before[run.kind] += run.frames
-    return None
+    found: list[tuple[FrameKind, int]] = []
+    for kind, frames in runs:
+        found += [(kind, before[kind] + i) for i in range(frames)]
+        before[kind] += frames
+    return found
+
+
+def holes(numbers: Iterable[int], end: int) -> tuple[tuple[int, int], ...]:
+    """What is not among some ascending numbers from 0 to before `end`, as runs (first, last)."""
+    found: list[tuple[int, int]] = []
+    following = 0
+    for number in numbers:
+        if number > following:
+            found.append((following, number - 1))
+        following = number + 1
+    return (*found, (following, end - 1)) if following < end else tuple(found)
 
 
 _Rules = list[tuple[NameRule, re.Pattern[str]]]
