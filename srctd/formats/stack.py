@@ -17,8 +17,8 @@ from srctd.core.recipe import physics_notes
 from srctd.core.roles import Context, FrameKind, counter_runs, holes
 from srctd.core.scan import ScanHeader, Series, Shortfall
 from srctd.core.tags import CANONICAL, Tagged, TagValue
-from srctd.formats.facts import angles as angles_by_step
-from srctd.formats.facts import facts
+from srctd.formats.facts import angles as angles_by_rule
+from srctd.formats.facts import facts, merged
 from srctd.formats.hdf5 import translated
 from srctd.formats.layouts import load_layouts
 from srctd.formats.motors import motor_angles
@@ -60,7 +60,8 @@ class StackScan:
 
     def __init__(self, listing: Listing, tagged: tuple[Tagged, ...], options: ReadOptions) -> None:
         self.listing, self.tagged, self.options = listing, tagged, options
-        self.counts = _counts(tagged)
+        self._values, _ = merged(tagged)
+        self.counts = _counts(self._values)
         self._surveys: dict[bool, Survey] = {}
 
     # --- what is there -----------------------------------------------------------------------------------
@@ -82,8 +83,8 @@ class StackScan:
         return Context({tagged.table for tagged in self.tagged}, counted, prefixes)
 
     def value(self, name: str) -> TagValue | None:
-        """A value of the log, by its canonical name; of several files that give it, the first one's."""
-        return next((tagged.values[name] for tagged in self.tagged if name in tagged.values), None)
+        """A value of the log or parameter file, by its canonical name; None where two files contradict each other."""
+        return self._values.get(name)
 
     def flag(self, name: str) -> bool:
         """A flag of the log; off where nothing is said."""
@@ -128,16 +129,17 @@ class StackScan:
             return np.radians(projection_angles(*listed, announced))
         numbers = [seen.number for seen in survey.frames["projections"]]
         count = announced or (max(numbers) + 1 if numbers else 0)
-        found = angles_by_step(self.tagged, count) if count else None
-        if found is None:
-            found = motor_angles(self.listing.folder, survey.frames["projections"], count)
+        by_rule = angles_by_rule(self.tagged, count) if count else None
+        if by_rule is not None:
+            return np.array(by_rule.radians)
+        found = motor_angles(self.listing.folder, survey.frames["projections"], count)
         if found is None:
             raise ScanUnreadable(
                 f"{self.listing.folder}: nothing says what the rotation angles are: no log, parameter file or list "
                 f"({', '.join(self.listing.headers[:3]) or 'there is none'})",
                 hint="give angle_start and angle_step, or a list of angles; they are never assumed",
             )
-        return np.asarray(found, np.float64)
+        return found
 
     def angle_list(self) -> tuple[str, tuple[float, ...]] | None:
         """A list of angles, degree, and the file it is in."""
@@ -319,12 +321,10 @@ def _common_dtype(taken: Taken) -> "np.dtype[Any]":
     return np.dtype(found.pop()) if len(found) == 1 else np.result_type(*map(np.dtype, sorted(found)))
 
 
-def _counts(tagged: Sequence[Tagged]) -> dict[str, int]:
-    """Values of the canonical names that are counts; of several files that give one, the first one's."""
-    found: dict[str, int] = {}
-    for one in tagged:
-        for name, value in one.values.items():
-            number = value.value
-            if CANONICAL[name].kind == "count" and isinstance(number, int | float) and number >= 0:
-                found.setdefault(name, int(number))
-    return found
+def _counts(values: Mapping[str, TagValue]) -> dict[str, int]:
+    """Values of the canonical names that are counts."""
+    return {
+        name: int(value.value)
+        for name, value in values.items()
+        if CANONICAL[name].kind == "count" and isinstance(value.value, int | float) and value.value >= 0
+    }
