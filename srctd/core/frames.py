@@ -36,6 +36,8 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`raw`: byte at which the first frame begins."""
     stride: int = 0
     """`raw`: bytes from the begin of one frame to that of the next; 0: they touch."""
+    dtype: str = ""
+    """`raw`: numpy's name of a pixel in this file, where it is not that of the index."""
     value: float = 0.0
     """`constant`: of every pixel. For what is known and was not recorded, such as the white of a scan that the
     scanner has flat-fielded itself."""

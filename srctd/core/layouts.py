@@ -1,6 +1,40 @@
-"""Names that tell what files and folders are for (stand-in)."""
+"""Names that tell what the files and folders of a stack of images are for, as plain data."""
 
 import re
 
 FRAME_SUFFIXES = frozenset({".tif", ".tiff", ".edf", ".raw"})
-ROLE_FOLDER = re.compile(r"tiff?s?|radios|projections|flats?|darks?|ccd|pco\d+|scan_\d{4}", re.IGNORECASE)
+"""Of files that hold frames, in lower case."""
+HEADER_SUFFIXES = frozenset(
+    {
+        ".log",
+        ".sct",
+        ".info",
+        ".json",
+        ".ini",
+        ".par",
+        ".xml",
+        ".csv",
+        ".toml",
+        ".txt",
+        ".cfg",
+        ".yaml",
+        ".yml",
+    }
+)
+"""Of files that may describe a stack, in lower case."""
+
+_ROLE = (
+    r"tiff?s?|radios?|radiographs?|projections?|proj|tomo|frames|180_?deg"
+    r"|flats?|flat_?fields?|refs?|references?|whites?|bright_?fields?|open_?beam|ff|ob"
+    r"|darks?|dark_?fields?|dark_?currents?|df|dc"
+)
+ROLE_FOLDER = re.compile(
+    rf"(?:{_ROLE})(?:[_-]?(?:before|after|pre|post))?(?:[_-]?\d{{1,2}})?"
+    r"|before|after|pre|post|ccd|camera\d*|pco\d*|scan_000\d",
+    re.IGNORECASE,
+)
+"""The whole name of a folder within a scan's folder; what it is in is the scan, or leads to it.
+
+`scan_` with one digit after its zeros: at PETRA III a scan is a few such runs, elsewhere a scan itself
+is called so.
+"""

@@ -65,6 +65,7 @@ CANONICAL: Mapping[str, Canonical] = {
     "file_prefix": Canonical("text", "", "what the frames' file names begin with"),
     "first_index": Canonical("count", "", "number of the first frame in its file name"),
     "flat_fielded": Canonical("flag", "", "the frames were divided by the flat field already"),
+    "white_level": Canonical("number", "", "counts of air in frames that were divided by the flat field"),
     "reconstructed": Canonical("flag", "", "the files are slices, not projections"),
     # angles
     "angle_start": Canonical("number", "deg", "of the first projection"),

@@ -1,8 +1,8 @@
 """The header of ESRF's EDF files.
 
-`{ key = value ; ... }` padded to a multiple of 512 bytes, then the pixels; one file may hold several images, each with
-a header of its own. Motors and counters stand as two lists, names and values, and are paired here. What the header
-says is checked against the size of the file before anybody trusts it.
+`{ key = value ; ... }` padded to a multiple of 512 bytes, then the pixels; one file may hold several images, each
+with a header of its own. Motors and counters stand as two lists, names and values, and are paired here. What the
+header says is checked against the size of the file before anybody trusts it.
 """
 
 import os
@@ -61,8 +61,8 @@ class EdfHeader(NamedTuple):
 def read_header(path: str, image: int = 0) -> EdfHeader:
     """The header of an image of the file, counted from 0; raises `ScanUnreadable`.
 
-    The pixels need not be there: the file may still be written (`offset + nbytes` says how long it will be). The images
-    before the one that is asked for must be.
+    The pixels need not be there: the file may still be written (`offset + nbytes` says how long it will be). The
+    images before the one that is asked for must be.
     """
     if not 0 <= image < MOST_IMAGES:
         raise ScanUnreadable(f"{path} has no image {image}")

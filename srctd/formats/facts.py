@@ -1,6 +1,7 @@
 """From what logs and parameter files say to what the header of a scan says: its physics, its words, its angles.
 
-A scan may have several such files. Where two of them say different things, the value is unknown, and both are named.
+A scan may have several such files. Where two of them say different things, the value is unknown, and both are
+named.
 """
 
 import math
@@ -30,7 +31,9 @@ class Angles(NamedTuple):
 
 
 def merged(tagged: Sequence[Tagged]) -> tuple[dict[str, TagValue], list[str]]:
-    """Values by canonical name, those left out that two files contradict each other in; and a note on each of these."""
+    """Values by canonical name, those left out that two files contradict each other in; and a note on each of
+    these.
+    """
     values: dict[str, TagValue] = {}
     notes: list[str] = []
     names = dict.fromkeys(name for file in tagged for name in file.values)
@@ -75,8 +78,8 @@ def facts(tagged: Sequence[Tagged]) -> dict[str, object]:
 def angles(tagged: Sequence[Tagged], n_projections: int) -> Angles | None:
     """The angle of every announced projection; None if nothing says it.
 
-    In this order: a list with one angle per projection; start and step; start and end, or range. What else is said must
-    agree: raises `ScanUnreadable` if it does not.
+    In this order: a list with one angle per projection; start and step; start and end, or range. What else is
+    said must agree: raises `ScanUnreadable` if it does not.
     """
     values, _ = merged(tagged)
     listed = values.get("angles")

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from srctd.core.errors import ScanUnreadable
 from srctd.core.frames import FrameIndex, Segment
+from srctd.formats import tiff
 from srctd.formats.chunks import storage, unsound
 from srctd.formats.hdf5 import Source, translated
+from srctd.formats.planes import Plane, read_piece
 from srctd.formats.protocol import Kind
 
 Rows = NDArray[np.generic]
@@ -43,6 +45,8 @@ class FrameReader:
         self._dtype = np.dtype(index.dtype)
         self._sources: dict[str, Source] = {}
         self._datasets: dict[tuple[str, str], h5py.Dataset] = {}
+        self._pages: dict[str, tuple[Plane, ...]] = {}
+        self._alike: dict[tuple[Plane, ...], tuple[Plane, ...]] = {}
 
     def angles(self) -> NDArray[np.float64]:
         """Rotation angle of every projection, radian, shape (n_projections,)."""
@@ -80,7 +84,7 @@ class FrameReader:
             elif piece.container == "raw":
                 self._read_raw(path, piece, first, end, into)
             else:
-                raise NotImplementedError  # the TIFF pages come here
+                self._read_tiff(path, piece, first, end, into)
 
     def _dataset(self, path: str, place: str) -> h5py.Dataset:
         if path not in self._sources:
@@ -108,15 +112,35 @@ class FrameReader:
         return dataset
 
     def _read_raw(self, path: str, piece: Segment, first: int, end: int, into: Rows) -> None:
-        line = self.header.n_columns * self._dtype.itemsize
-        stride = piece.stride or self.header.n_rows * line
-        with open(path, "rb") as file:
-            for i in range(piece.count):
-                wanted = (end - first) * line
-                raw = os.pread(file.fileno(), wanted, piece.offset + i * stride + first * line)
-                if len(raw) < wanted:
-                    raise ScanUnreadable(f"{path} ends within a frame", hint="copy it again")
-                into[i] = np.frombuffer(raw, self._dtype).reshape(end - first, -1)
+        dtype = np.dtype(piece.dtype) if piece.dtype else self._dtype
+        rows, columns = self.header.n_rows, self.header.n_columns
+        frame = rows * columns * dtype.itemsize
+        for i in range(piece.count):
+            begin = piece.offset + i * (piece.stride or frame)
+            into[i] = read_piece(path, Plane(rows, columns, dtype.str, begin, begin + frame), first, end)
+
+    def _read_tiff(self, path: str, piece: Segment, first: int, end: int, into: Rows) -> None:
+        pages = self._pages_of(path)
+        wanted = range(piece.first, piece.first + piece.count)
+        shape = (self.header.n_rows, self.header.n_columns)
+        if wanted.stop > len(pages) or any(pages[page][:2] != shape for page in wanted):
+            raise ScanUnreadable(
+                f"{path} does not hold {piece.count} frames of {shape[0]} x {shape[1]} pixels from page "
+                f"{piece.first} on",
+                hint="the file was changed, or belongs to another scan; submit the scan again",
+            )
+        for i, rows in enumerate(tiff.pages_rows(path, pages, wanted, first, end)):
+            if not np.can_cast(rows.dtype, into.dtype, "safe"):
+                raise ScanUnreadable(f"{path} holds {rows.dtype} pixels, the scan {into.dtype}")
+            into[i] = rows
+
+    def _pages_of(self, path: str) -> tuple[Plane, ...]:
+        """The pages of a file, whose header is read once; files that are alike share one answer."""
+        pages = self._pages.get(path)
+        if pages is None:
+            pages = tiff.planes(path)
+            self._pages[path] = pages = self._alike.setdefault(pages, pages)
+        return pages
 
     def __enter__(self) -> Self:
         return self

@@ -14,6 +14,7 @@ from srctd.formats.hdf5 import Source, open_for_writing, translated
 from srctd.formats.hdf5layouts import find_layout, reference_of
 from srctd.formats.nxtomo import find_nexus, find_nxtomo, unfinished_entry
 from srctd.formats.protocol import FoundScan, Kind, ReadOptions, ScanReader
+from srctd.formats.stack import find_stack
 
 __all__ = ["Kind", "ReadOptions", "ScanReader", "index_scan", "open_scan", "probe"]
 
@@ -40,6 +41,9 @@ def index_scan(
     path: str, entry: str = "", *, options: ReadOptions = SHIPPED, incomplete: bool = False, member: int = 0
 ) -> FrameIndex:
     """Where every frame lies; raises as `open_scan` does."""
+    stack = find_stack(path, options)
+    if stack is not None:
+        return stack.index(incomplete=incomplete, member=member)
     source = Source(path)
     try:
         scan = _find(source, entry, options)
@@ -54,6 +58,12 @@ def index_scan(
 
 def probe(path: str, options: ReadOptions = SHIPPED) -> Probe:
     """Look at a scan that may still be written; never raises for what the file's content may be."""
+    try:
+        stack = find_stack(path, options)
+        if stack is not None:
+            return stack.look()
+    except SrctdError as exc:
+        return Probe(readable=False, problem=str(exc))
     writing = open_for_writing(path)
     try:
         source = Source(path)

@@ -66,8 +66,8 @@ class _Found(NamedTuple):
 def read_tags(path: str, options: ReadOptions) -> Tagged | None:
     """What the file says; None if no table knows it.
 
-    Raises `ConfigError` for a table that is wrong, `ScanUnreadable`, `NotPermitted` or `StorageUnavailable` for a file
-    that cannot be reached. What the content may be never raises.
+    Raises `ConfigError` for a table that is wrong, `ScanUnreadable`, `NotPermitted` or `StorageUnavailable` for a
+    file that cannot be reached. What the content may be never raises.
     """
     name = os.path.basename(path)
     candidates = [table for table in load_tables(options.tags_directory) if table.knows(name)]

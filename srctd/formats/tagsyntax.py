@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from srctd.formats.tagtables import Tag, Table
+from srctd.formats.tagtables import Table, Tag
 
 DEEPEST = 20
 """Levels of a JSON or XML file."""

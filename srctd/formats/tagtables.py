@@ -52,14 +52,15 @@ class Tag(_Form, frozen=True, kw_only=True):
     name: str
     """Canonical."""
     key: str | tuple[str, ...] = ()
-    """`section/key`, `*/key` for any section or none, a path, a column; several are tried in order. None: `pattern` is
-    searched in the whole text."""
+    """`section/key`, `*/key` for any section or none, a path, a column; several are tried in order. None:
+    `pattern` is searched in the whole text."""
     unit: str = ""
     """Of the value, where the file does not say it."""
     unit_key: str = ""
     """Another key, whose value is the unit."""
     pattern: str = ""
-    """Regular expression; of the value its first group is taken, or the one named `value`; one named `unit` is the unit."""
+    """Regular expression; of the value its first group is taken, or the one named `value`; one named `unit` is
+    the unit."""
     values: dict[str, Plain] = {}
     """What words stand for. Words that are not in it are taken as they are."""
 
@@ -84,7 +85,8 @@ class Table(_Form, frozen=True, kw_only=True):
     encodings: tuple[str, ...] = ("utf-8-sig", "cp1252")
     """Tried in order."""
     separator: str = ""
-    """`keyvalue`: regular expression between key and value. `csv`: the character between columns; empty: white space."""
+    """`keyvalue`: regular expression between key and value. `csv`: the character between columns; empty: white
+    space."""
     section: str = ""
     """`keyvalue`: regular expression of a line that begins a section, its name in the first group."""
     comment: str = ""
@@ -100,8 +102,8 @@ class Table(_Form, frozen=True, kw_only=True):
     ignore_blanks: bool = True
     """Of keys."""
     canonical: bool = False
-    """Whether canonical names are keys themselves, outside of all sections or in one named `scan`; their units stand
-    under the key with `_unit` behind it."""
+    """Whether canonical names are keys themselves, outside of all sections or in one named `scan`; their units
+    stand under the key with `_unit` behind it."""
     units: dict[str, str] = {}
     """Of such keys: the units of values that have none."""
     end_line: str = ""
@@ -126,7 +128,9 @@ COMMENTS = {"ini": r"[;#]"}
 
 
 def load_table(file: Path) -> Table:
-    """One table, checked, with the defaults of its syntax and its canonical keys filled in; raises `ConfigError`."""
+    """One table, checked, with the defaults of its syntax and its canonical keys filled in; raises
+    `ConfigError`.
+    """
     table = read_toml(file, Table, keys="see etc/tags/example.toml for all keys")
     table = msgspec.structs.replace(
         table,
@@ -140,7 +144,9 @@ def load_table(file: Path) -> Table:
 
 
 def load_tables(directory: str = "") -> tuple[Table, ...]:
-    """All tables of a folder, those of the highest priority first; empty: the shipped ones. Raises `ConfigError`."""
+    """All tables of a folder, those of the highest priority first; empty: the shipped ones. Raises
+    `ConfigError`.
+    """
     folder = Path(directory) if directory else etc_folder() / "tags"
     try:
         files = sorted((entry.path, entry.stat().st_mtime_ns) for entry in os.scandir(folder))

@@ -1,8 +1,8 @@
 """Units as files spell them, turned into those that are used inside: metre, keV, second, radian, milliampere.
 
-The units are pint's. Which of them a spelling means is decided more strictly than pint does, because a value that is
-wrong by a power of ten is worse than none: an unknown unit is None, never a guess. What depends on the value is then
-unknown, and said so.
+The units are pint's. Which of them a spelling means is decided more strictly than pint does, because a value that
+is wrong by a power of ten is worse than none: an unknown unit is None, never a guess. What depends on the value
+is then unknown, and said so.
 """
 
 from functools import cache, lru_cache
