@@ -27,6 +27,7 @@ from srctd.core.lifecycle import Completed, Scan, SeenAgain, Status, Step, Super
 from srctd.core.scan import FileEntry, Manifest, SourceFiles, scan_id, task_name
 from srctd.core.series import series_of
 from srctd.engine import Engine
+from srctd.formats.content import content_digest
 from srctd.formats.isolated import IsolatedReader
 from srctd.formats.protocol import ReadOptions
 from srctd.messages import Messages
@@ -332,18 +333,20 @@ class Intake:
         manifest = await asyncio.to_thread(_manifest, site.listing, arrival)
         if manifest is None:
             return
+        assert arrival.probed is not None
         try:
-            seen = await self._seen_before(arrival, manifest)
+            content = await asyncio.to_thread(_content, manifest, arrival.probed.started)
+            seen = await self._seen_before(arrival, manifest, content)
         except SrctdError as exc:  # the files changed, or storage is out of reach: at the next look, then
             log.warning("scan.not_compared", path=arrival.path, reason=exc.sentence)
             return
         if not seen:
-            await self._enter(arrival, site, manifest)
+            await self._enter(arrival, site, manifest, content)
         del self.arrivals[arrival.path]
         self._pieces.pop(arrival.path, None)
         await self._messages.drop(arrival.path)
 
-    async def _enter(self, arrival: Arrival, site: Site, manifest: Manifest) -> None:
+    async def _enter(self, arrival: Arrival, site: Site, manifest: Manifest, content: str) -> None:
         """One scan, or one for every member that the files hold; an earlier revision that is not done ends."""
         assert arrival.verdict is not None
         assert arrival.probed is not None
@@ -368,7 +371,7 @@ class Intake:
                 members=members,
                 leader=leader if member else "",
                 series=series_of(path, neighbors),
-                content=arrival.probed.content,
+                content=content,
                 source=_in_short(manifest, arrival.listed),
                 completed_at=now,
                 verdict=msgspec.Raw(msgspec.json.encode(arrival.verdict)),
@@ -384,25 +387,23 @@ class Intake:
             )
             await self._engine.happen(Completed(scan=scan.id, entered=scan, manifest=manifest))
 
-    async def _seen_before(self, arrival: Arrival, manifest: Manifest) -> bool:
+    async def _seen_before(self, arrival: Arrival, manifest: Manifest, content: str) -> bool:
         """Whether these very files are a known scan's: renamed, copied or touched. Then that is noted, and all.
 
         What was copied already is compared in full, by digests.
         """
-        assert arrival.probed is not None
         path = arrival.path
-        twins = self._engine.with_content(arrival.probed.content)
+        twins = self._engine.with_content(content)
         if not twins:
             return False
         twin = twins[0]
-        moved = None
         if twin.step(Step.SYNC).status is Status.DONE:
             if not await self._same_bytes(twin, manifest):
                 return False
         elif path == twin.path:
             return False  # its copy is not made yet: it is begun anew
-        elif not await asyncio.to_thread(os.path.exists, twin.source.main):
-            moved = _in_short(manifest, arrival.listed)
+        left = not self._engine.newest_at(path) and not await asyncio.to_thread(os.path.exists, twin.path)
+        moved = _in_short(manifest, arrival.listed) if left else None
         for scan in twins:
             log.info("scan.seen_again", scan=scan.id, path=path)
             await self._engine.happen(
@@ -453,6 +454,15 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _content(manifest: Manifest, started: str) -> str:
+    """Digest of the files; of one that is a scan by itself, or of a stack in company, the name does not count."""
+    stem = os.path.splitext(manifest.opened)[0]
+    files = [
+        (file.path.removeprefix(stem), f"{manifest.folder}/{file.path}", file.size) for file in manifest.files
+    ]
+    return content_digest(files, started)
 
 
 def _in_short(manifest: Manifest, listed: Listed) -> SourceFiles:

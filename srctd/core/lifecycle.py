@@ -292,12 +292,13 @@ def _start_ready(scan: Scan) -> tuple[Scan, list[Command]]:
 
 
 def _see_again(scan: Scan, event: SeenAgain) -> tuple[Scan, list[Command]]:
-    """Remember the place; a copy that failed because the files were moved begins anew."""
-    scan = msgspec.structs.replace(scan, seen_at={**scan.seen_at, event.path: event.fingerprint})
-    if event.moved is None or scan.step(Step.SYNC).status is Status.DONE:
-        return scan, []
+    """Remember the place, or move there; a copy that failed because the files were moved begins anew."""
+    if event.moved is None:
+        return msgspec.structs.replace(scan, seen_at={**scan.seen_at, event.path: event.fingerprint}), []
     seen_at = {path: print_ for path, print_ in scan.seen_at.items() if path != event.path}
     scan = msgspec.structs.replace(scan, path=event.path, source=event.moved, seen_at=seen_at)
+    if scan.step(Step.SYNC).status is Status.DONE:
+        return scan, []
     for step in (Step.CHECK, Step.SYNC):
         if scan.step(step).status in (Status.HELD, Status.RETRYING):
             scan = _with(scan, step, StepState())

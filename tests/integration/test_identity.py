@@ -51,6 +51,7 @@ def test_touched_renamed_copied_and_restarted_it_is_one_scan(made, tmp_path):
 
         here.rename(site.detector / "renamed.nxs")
         seen(site, 2)
+        one = [("renamed.nxs", 1, "running")]
         assert scans(site) == one, "renamed"
 
         (site.detector / "again").mkdir()

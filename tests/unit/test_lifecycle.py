@@ -251,12 +251,13 @@ def test_a_copy_that_failed_because_the_files_were_moved_begins_anew():
     assert (scan.path, scan.source) == ("/elsewhere/tooth.h5", moved)
 
 
-def test_a_move_after_the_copy_leaves_the_scan_where_it_was():
+def test_a_move_after_the_copy_is_noted_and_nothing_is_done_again():
     scan = done(entered(), Step.IDENTIFY, Step.CHECK, Step.SYNC)
     moved = a_source(folder="/elsewhere")
     event = SeenAgain(scan="s", path="/elsewhere/tooth.h5", fingerprint="f", moved=moved)
     after, commands = advance(scan, event)
-    assert (after.path, after.source, commands) == (scan.path, scan.source, [])
+    assert (after.path, after.source, commands) == ("/elsewhere/tooth.h5", moved, [])
+    assert after.steps == scan.steps
 
 
 def test_the_first_member_leads():
