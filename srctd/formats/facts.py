@@ -27,7 +27,9 @@ class Angles(NamedTuple):
 
     radians: tuple[float, ...]
     rule: str
-    """One sentence."""
+    """In a few words."""
+    assumed: tuple[str, ...] = ()
+    """What the rule takes for granted that nothing says, one sentence each."""
 
 
 def merged(tagged: Sequence[Tagged]) -> tuple[dict[str, TagValue], list[str]]:
@@ -70,13 +72,14 @@ def facts(tagged: Sequence[Tagged]) -> dict[str, object]:
         notes.append(
             f"the beam diverges ({at.origin} = {_words(at)}); it is reconstructed as if it were parallel"
         )
+    notes += _assumed_angles(tagged, values)
     found["unmapped"] = {key: value for file in reversed(tagged) for key, value in file.unmapped.items()}
     found["notes"] = tuple(dict.fromkeys([*(note for file in tagged for note in file.notes), *notes]))
     return found
 
 
 def angles(tagged: Sequence[Tagged], n_projections: int) -> Angles | None:
-    """The angle of every announced projection; None if nothing says it.
+    """The angle of every announced projection, radian; None if nothing says it.
 
     In this order: a list with one angle per projection; start and step; start and end, or range. What else is
     said must agree: raises `ScanUnreadable` if it does not.
@@ -88,11 +91,27 @@ def angles(tagged: Sequence[Tagged], n_projections: int) -> Angles | None:
     numbers = {name: value for name, value in values.items() if name.startswith("angle_")}
     if n_projections < 1 or not {"angle_step", "angle_range", "angle_end"} & set(numbers):
         return None
-    start, begin = _start(numbers)
-    span, why = _span(numbers, start, n_projections)
-    step, how = _step(numbers, span, n_projections)
+    start = _degrees(numbers["angle_start"]) if "angle_start" in numbers else 0.0
+    assumed = (
+        [] if "angle_start" in numbers else ["the first angle is not given: the volume is turned as a whole"]
+    )
+    step, how = _step(numbers, _span(numbers, start, n_projections), n_projections)
+    if not {"angle_step", "angle_range", "angle_end_included"} & set(numbers):
+        assumed.append("the last projection is taken to be one step before the end of the rotation")
     turned = start + step * np.arange(n_projections)
-    return Angles(_radians(turned.tolist()), f"{begin}, {how}{why}")
+    return Angles(_radians(turned.tolist()), f"from {start:g} deg {how}", tuple(assumed))
+
+
+def _assumed_angles(tagged: Sequence[Tagged], values: dict[str, TagValue]) -> tuple[str, ...]:
+    """What the rule for the angles takes for granted; a contradiction is named where they are asked for."""
+    announced = values.get("n_projections")
+    if announced is None or not isinstance(announced.value, int):
+        return ()
+    try:
+        known = angles(tagged, announced.value)
+    except ScanUnreadable:
+        return ()
+    return known.assumed if known else ()
 
 
 # --- physics -----------------------------------------------------------------------------------------------
@@ -142,17 +161,11 @@ def _pixel_size(values: dict[str, TagValue], notes: list[str]) -> Quantity | Non
 # --- angles, degree ------------------------------------------------------------------------------------------
 
 
-def _start(numbers: dict[str, TagValue]) -> tuple[float, str]:
-    if "angle_start" in numbers:
-        return _degrees(numbers["angle_start"]), f"from {_words(numbers['angle_start'])}"
-    return 0.0, "from 0, because no start is given (it turns the volume as a whole, nothing else)"
-
-
-def _span(numbers: dict[str, TagValue], start: float, n_projections: int) -> tuple[float | None, str]:
+def _span(numbers: dict[str, TagValue], start: float, n_projections: int) -> float | None:
     """The whole rotation with its sign; None if only the step is known."""
     ranged, ended = numbers.get("angle_range"), numbers.get("angle_end")
     if ended is None:
-        return (None if ranged is None else _degrees(ranged)), ""
+        return None if ranged is None else _degrees(ranged)
     span = _degrees(ended) - start
     if ranged is not None:
         slack = AGREE * abs(span) / n_projections + 1e-9
@@ -160,7 +173,7 @@ def _span(numbers: dict[str, TagValue], start: float, n_projections: int) -> tup
         short = abs(_degrees(ranged)) - abs(span)
         if not -slack <= short <= 2 * abs(span) / max(1, n_projections - 1) + slack:
             raise _contradiction(numbers, ("angle_range", "angle_start", "angle_end"))
-    return span, ""
+    return span
 
 
 def _step(numbers: dict[str, TagValue], span: float | None, n_projections: int) -> tuple[float, str]:

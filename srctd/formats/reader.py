@@ -14,6 +14,7 @@ from srctd.formats.hdf5 import Source, open_for_writing, translated
 from srctd.formats.hdf5layouts import find_layout, reference_of
 from srctd.formats.nxtomo import find_nexus, find_nxtomo, unfinished_entry
 from srctd.formats.protocol import FoundScan, Kind, ReadOptions, ScanReader
+from srctd.formats.rawfile import find_raw
 from srctd.formats.stack import find_stack
 
 __all__ = ["Kind", "ReadOptions", "ScanReader", "index_scan", "open_scan", "probe"]
@@ -41,7 +42,7 @@ def index_scan(
     path: str, entry: str = "", *, options: ReadOptions = SHIPPED, incomplete: bool = False, member: int = 0
 ) -> FrameIndex:
     """Where every frame lies; raises as `open_scan` does."""
-    stack = find_stack(path, options)
+    stack = _find_frame_files(path, options)
     if stack is not None:
         return stack.index(incomplete=incomplete, member=member)
     source = Source(path)
@@ -59,7 +60,7 @@ def index_scan(
 def probe(path: str, options: ReadOptions = SHIPPED) -> Probe:
     """Look at a scan that may still be written; never raises for what the file's content may be."""
     try:
-        stack = find_stack(path, options)
+        stack = _find_frame_files(path, options)
         if stack is not None:
             return stack.look()
     except SrctdError as exc:
@@ -79,6 +80,10 @@ def probe(path: str, options: ReadOptions = SHIPPED) -> Probe:
         return Probe(readable=False, problem=str(exc), open_for_writing=writing)
     finally:
         source.close()
+
+
+def _find_frame_files(path: str, options: ReadOptions) -> FoundScan | None:
+    return find_raw(path, options) or find_stack(path, options)
 
 
 def _find(source: Source, entry: str, options: ReadOptions) -> FoundScan | None:

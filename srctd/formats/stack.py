@@ -29,7 +29,7 @@ from srctd.formats.rotations import rotations
 from srctd.formats.stackfiles import Listing, list_stack
 from srctd.formats.stacklook import look_at
 from srctd.formats.stackroles import KINDS, Seen, Survey, survey
-from srctd.formats.tags import read_tags
+from srctd.formats.tags import read_all
 
 Radians = NDArray[np.float64]
 
@@ -43,8 +43,7 @@ def find_stack(path: str, options: ReadOptions) -> "StackScan | None":
         listing = list_stack(path)
         if listing is None:
             return None
-        read = [read_tags(os.path.join(listing.folder, name), options) for name in listing.headers]
-        scan = StackScan(listing, tuple(tagged for tagged in read if tagged is not None), options)
+        scan = StackScan(listing, read_all(listing.folder, listing.headers, options), options)
     return scan if listing.frames or scan.counts.get("n_projections") else None
 
 

@@ -106,6 +106,10 @@ class _Surveyor:
         taken = frozenset(file.at for file in by_role["flats"] if file.at is not None)
         for role, files in by_role.items():
             self._add_role(choice.layout, role, files, taken)
+        return self.examine()
+
+    def examine(self) -> Survey:
+        """The last steps: what the frames themselves show."""
         for kind in KINDS:
             self.result.frames[kind].sort(key=lambda seen: seen.number)
         self._check_shapes()
@@ -319,6 +323,13 @@ def survey(
     `counts`: the canonical counts of the log. `thorough`: where a sample shows damage, look at every frame.
     """
     return _Surveyor(listing, counts, thorough).survey(layouts, context)
+
+
+def examined(listing: Listing, counts: Mapping[str, int], found: Survey, *, thorough: bool) -> Survey:
+    """A survey whose frames were found in another way, with what the frames themselves show."""
+    surveyor = _Surveyor(listing, counts, thorough)
+    surveyor.result = found
+    return surveyor.examine()
 
 
 def _files_text(role: Role, sizes: list[int], read: int) -> str:

@@ -86,6 +86,12 @@ def read_tags(path: str, options: ReadOptions) -> Tagged | None:
     return None
 
 
+def read_all(folder: str, names: Iterable[str], options: ReadOptions) -> tuple[Tagged, ...]:
+    """What those files of a folder say that a table knows, in their order."""
+    read = (read_tags(os.path.join(folder, name), options) for name in names)
+    return tuple(tagged for tagged in read if tagged is not None)
+
+
 def _ends(path: str) -> tuple[bytes, bytes]:
     """The whole of a file and nothing, or its two ends, cut at line breaks."""
     with translated(path), open(path, "rb") as file:
@@ -131,13 +137,19 @@ def _from_text(path: str, read: _Text, table: Table, options: ReadOptions) -> Ta
     if not read.whole and table.syntax in WORD_SYNTAXES:
         notes.append(f"of {path} the first and the last {PART:,} bytes were read")
     tagged = _mapped(path, table, listed, read.text if table.syntax in WORD_SYNTAXES else "")
-    end = table.syntax in WORD_SYNTAXES and (options.end_line or table.end_line)
-    return msgspec.structs.replace(
-        tagged,
-        notes=(*notes, *tagged.notes),
-        end_line=_line(read.text, end) if end else "",
-        ends=bool(end),
-    )
+    end_line, ends = _end_line(read.text, table, options)
+    return msgspec.structs.replace(tagged, notes=(*notes, *tagged.notes), end_line=end_line, ends=ends)
+
+
+def _end_line(text: str, table: Table, options: ReadOptions) -> tuple[str, bool]:
+    """The line that says that the acquisition ended, and whether there must be one before it has."""
+    pattern = options.end_line or table.end_line
+    if table.syntax not in WORD_SYNTAXES or not pattern:
+        return "", False
+    logged = text
+    if table.until and (begun := re.search(table.until, text)):
+        logged = text[begun.end() :]
+    return _line(logged, pattern), bool(options.end_line) or table.always_ends
 
 
 def _line(text: str, pattern: str) -> str:

@@ -108,6 +108,8 @@ class Table(_Form, frozen=True, kw_only=True):
     """Of such keys: the units of values that have none."""
     end_line: str = ""
     """Regular expression; a line that it is found in says that the acquisition ended."""
+    always_ends: bool = True
+    """Whether there is always such a line in the end, so that a scan without it is not complete."""
     tag: tuple[Tag, ...] = ()
     fixed: dict[str, Plain] = {}
     """Values, in canonical units, of what is always so and no file says."""
@@ -174,6 +176,19 @@ def _own_names(table: Table) -> list[Tag]:
 
 def _check(where: str, table: Table) -> None:
     """What types cannot say."""
+    _check_syntax(where, table)
+    for name, value in table.fixed.items():
+        _check_name(f"{where}: fixed.{name}", name)
+        if type(value) not in KINDS[CANONICAL[name].kind]:
+            raise ConfigError(f"{where}: fixed.{name} = {value!r} is no {CANONICAL[name].kind}")
+    for name, unit in table.units.items():
+        _check_name(f"{where}: units.{name}", name)
+        _check_unit(f"{where}: units.{name}", unit, name)
+    for i, tag in enumerate(table.tag):
+        _check_tag(f"{where}: tag[{i}]", tag, table)
+
+
+def _check_syntax(where: str, table: Table) -> None:
     groups = {"section": 1, "end_line": 0, "separator": 0, "signature": 0, "comment": 0, "until": 0}
     if table.syntax == "csv":
         del groups["separator"]
@@ -195,14 +210,6 @@ def _check(where: str, table: Table) -> None:
             b"".decode(encoding)
         except LookupError as exc:
             raise ConfigError(f"{where}: encodings names {encoding!r}, which is unknown") from exc
-    for name, value in table.fixed.items():
-        _check_name(f"{where}: fixed.{name}", name)
-        if type(value) not in KINDS[CANONICAL[name].kind]:
-            raise ConfigError(f"{where}: fixed.{name} = {value!r} is no {CANONICAL[name].kind}")
-    for name in table.units:
-        _check_name(f"{where}: units.{name}", name)
-    for i, tag in enumerate(table.tag):
-        _check_tag(f"{where}: tag[{i}]", tag, table)
 
 
 def _check_tag(where: str, tag: Tag, table: Table) -> None:
@@ -214,10 +221,14 @@ def _check_tag(where: str, tag: Tag, table: Table) -> None:
         )
     if tag.keys and table.syntax == "regex":
         raise ConfigError(f"{where} ({tag.name}) has a key, but the syntax has none", hint="give a pattern")
-    if tag.unit and DIMENSIONS[CANONICAL[tag.name].unit].factor(tag.unit) is None:
+    _check_unit(f"{where}.unit", tag.unit, tag.name)
+
+
+def _check_unit(where: str, unit: str, name: str) -> None:
+    if unit and DIMENSIONS[CANONICAL[name].unit].factor(unit) is None:
         raise ConfigError(
-            f"{where}.unit = {tag.unit!r} is no unit of {tag.name}",
-            hint=f"it is converted to {CANONICAL[tag.name].unit or 'a plain number'}",
+            f"{where} = {unit!r} is no unit of {name}",
+            hint=f"it is converted to {CANONICAL[name].unit or 'a plain number'}",
         )
 
 

@@ -82,7 +82,12 @@ def _worth(dimension: Dimension, reading: Reading) -> float | None:
 
     The root units are compared, not the dimensions: counts and percent have none, as radians have none.
     """
-    registry = _registry()
-    factor, root = registry.get_root_units(f"{reading[0]}{reading[1]}")
-    own_factor, own_root = registry.get_root_units(dimension.unit)
-    return float(factor) / float(own_factor) if root == own_root else None
+    factor, root = _in_root_units(reading[0] + reading[1])
+    own_factor, own_root = _in_root_units(dimension.unit)
+    return factor / own_factor if root == own_root else None
+
+
+def _in_root_units(name: str) -> tuple[float, object]:
+    factor, root = _registry().get_root_units(name)
+    assert isinstance(factor, int | float)  # pint counts in these unless a registry is told otherwise
+    return factor, root
