@@ -103,7 +103,7 @@ class _Surveyor:
         by_role: dict[Role, list[Named]] = defaultdict(list)
         for file in assign(choice.layout, names, context):
             by_role[file.role].append(file)
-        taken = frozenset(file.at for file in by_role["flats"] if file.at is not None)
+        taken = frozenset(file.at for file in by_role.get("flats", ()) if file.at is not None)
         for role, files in by_role.items():
             self._add_role(choice.layout, role, files, taken)
         for kind in KINDS:
@@ -213,20 +213,24 @@ class _Surveyor:
         every = self._counts.get("flats_every", 0) if role == "projections" else 0
         last = frames[-1].number if frames else 0
         breaks = taken | frozenset(range(every, last + 1, every) if every else ())
-        return camera_counters(self._listing.folder, files, pages, frames, breaks)
+        counters = camera_counters(self._listing.folder, files, pages, frames, breaks)
+        if counters.check:
+            self.result.checks.append(counters.check)
+        return counters
 
     def _without_lost(
         self, frames: list[Frame], counters: Counters, damaged: set[int], total: int | None
     ) -> tuple[list[Frame], set[int]]:
-        """Frames under the numbers that they were triggered with, where the announced total leaves room for
-        that.
+        """Frames under the numbers that they were triggered with, where the announced total leaves room for that.
+
+        Without a total nothing is concluded: the camera may have counted flat fields in between.
         """
         moved = shifted(frames, counters.jumps)
-        limit = total if total is not None else self._counts.get("n_projections", MOST_FRAMES)
+        limit = total if total is not None else self._counts.get("n_projections", 0)
         lost = sum(jump.frames for jump in counters.jumps)
-        if moved[-1].number >= limit > frames[-1].number:
+        if moved[-1].number >= limit:
             self.result.notes.append(
-                f"the camera's counter jumps over {lost} frames, but all that were announced are there"
+                f"the camera's counter jumps over {lost} frames, which need not be projections of this scan"
             )
             return frames, damaged
         self.result.lost += lost
