@@ -49,27 +49,16 @@ def write_parameters(folder, name="scan.json", **values):
     (Path(folder) / name).write_text(json.dumps(COUNTS | TURN | values))
 
 
-NAMES = {
-    "kit": {
-        "projections": "radios/image_{0:05d}.tif", "flats": "flats/image_{0:05d}.tif", "darks": "darks/image_{0:05d}.tif",
-    },
-    "elettra": {"projections": "tomo_{1:04d}.tif", "flats": "flat_{1}.tif", "darks": "dark_{1}.tif"},
-    "petra": {
-        "projections": "scan_0002/ccd/pco01/ccd_{0:04d}.tif", "flats": "scan_0001/ccd/pco01/ccd_{0:04d}.tif",
-        "darks": "scan_0000/ccd/pco01/ccd_{0:04d}.tif",
-    },
-    "australian": {
-        "projections": "SAMPLE_T_{0:04d}.tif", "flats": "BG__BEFORE_{0:02d}.tif", "darks": "DF__AFTER_{0:02d}.tif",
-    },
-    "savu": {"projections": "tiffs/raw_{0:05d}.tiff", "flats": "flat_{1:05d}.tiff", "darks": "dark_{1:05d}.tiff"},
-    "folders": {
-        "projections": "Tomo/IMAT_{0:06d}.tif", "flats": "Flat_Before/IMAT_{0:06d}.tif",
-        "darks": "dark-fields/IMAT_{0:06d}.tif",
-    },
-    "words": {
-        "projections": "darkwood_{1:03d}.tif", "flats": "darkwood_flat_{1:03d}.tif", "darks": "darkwood-dark-{1}.tif",
-    },
-}  # fmt: skip
+_NAMES = {
+    "kit": ("radios/image_{0:05d}.tif", "flats/image_{0:05d}.tif", "darks/image_{0:05d}.tif"),
+    "elettra": ("tomo_{1:04d}.tif", "flat_{1}.tif", "dark_{1}.tif"),
+    "petra": tuple(f"scan_000{run}/ccd/pco01/ccd_{{0:04d}}.tif" for run in (2, 1, 0)),
+    "australian": ("SAMPLE_T_{0:04d}.tif", "BG__BEFORE_{0:02d}.tif", "DF__AFTER_{0:02d}.tif"),
+    "savu": ("tiffs/raw_{0:05d}.tiff", "flat_{1:05d}.tiff", "dark_{1:05d}.tiff"),
+    "folders": ("Tomo/IMAT_{0:06d}.tif", "Flat_Before/IMAT_{0:06d}.tif", "dark-fields/IMAT_{0:06d}.tif"),
+    "words": ("darkwood_{1:03d}.tif", "darkwood_flat_{1:03d}.tif", "darkwood-dark-{1}.tif"),
+}
+NAMES = {layout: dict(zip(BASE, names, strict=True)) for layout, names in _NAMES.items()}
 """Names by layout; {0} counts from 0, {1} from 1."""
 FRAMES = {"projections": PROJECTIONS, "flats": FLATS, "darks": DARKS}
 

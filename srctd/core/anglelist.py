@@ -1,6 +1,4 @@
-"""Lists of angles in which the projections must be found: such a list may have a line for every frame of any
-kind.
-"""
+"""Lists of angles in which the projections must be found: there may be a line for every frame of any kind."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,11 +13,11 @@ _STILL, _SAME = 0.25, 1e-3
 def projection_angles(where: str, values: Sequence[float], announced: int | None) -> tuple[float, ...]:
     """The values that belong to projections, in their order; raises `ScanUnreadable` where that cannot be told.
 
-    `announced`: projections by the log, if it says so. As many values as that are taken as they are, and so is a list
-    in which no value is repeated. In a longer one, the stage stands still while flat and dark fields are taken:
-    values closer than a quarter of a step are one position, and the positions are the projections if they are evenly
-    spaced and as many as announced. Of repeated values the last one is the projection's, at the end of the list the
-    first.
+    `announced`: projections by the log, if it says so; as many values as that are taken as they are. In a longer
+    list the stage stands still while flat and dark fields are taken: values closer than a quarter of a step are one
+    position, and the positions are the projections if they are evenly spaced and as many as announced. Of repeated
+    values the last one is the projection's, at the end of the list the first. Where nothing is announced, an uneven
+    list in which no value is repeated is taken as it is.
     """
     if values and len(values) == announced:
         return tuple(values)
@@ -32,8 +30,8 @@ def projection_angles(where: str, values: Sequence[float], announced: int | None
         return tuple(values)
     announcement = f" for {announced} projections" if announced is not None else ""
     raise ScanUnreadable(
-        f"{where} has {len(values)} angles at {len(found)} positions{announcement}, and nothing tells which of them are "
-        "those of projections",
+        f"{where} has {len(values)} angles at {len(found)} positions{announcement}, and nothing tells which of "
+        "them are those of projections",
         hint="give one angle for every projection; a list that is still written grows",
     )
 

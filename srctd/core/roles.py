@@ -1,7 +1,7 @@
 """Which files of a stack are projections, flat fields and dark fields: by layouts of names, chosen by evidence.
 
-A layout is data (`etc/layouts/*.toml`). Roles follow from folders or prefixes, or from the place in one counter
-for all frames, where a log says how many of each kind were taken.
+A layout is data (`etc/layouts/*.toml`). Roles follow from folders or prefixes, or from the place in one counter for
+all frames, where a log says how many of each kind were taken.
 """
 
 import re
@@ -160,8 +160,8 @@ def assign(layout: Layout, names: Iterable[str], context: Context) -> list[Named
 def first_number(files: Sequence[Named], frames: int | None) -> int | None:
     """Number of the first file of a role, as its names count; None where that cannot be told.
 
-    `files` are sorted; `frames`: how many files there should be, if known. Where exactly so many are there, the lowest
-    number is the first one, whatever is usual.
+    `files` are sorted; `frames`: how many files there should be, if known. Where exactly so many are there, the
+    lowest number is the first one, whatever is usual.
     """
     if not files:
         return 0

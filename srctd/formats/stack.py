@@ -1,6 +1,4 @@
-"""A stack of image files as a scan: a folder of TIFF or EDF files with a log, a parameter file or a list of
-angles.
-"""
+"""A stack of image files as a scan: TIFF or EDF files with a log, a parameter file or a list of angles."""
 
 import math
 import os
@@ -89,9 +87,7 @@ class StackScan:
         return Context({tagged.table for tagged in self.tagged}, counted, prefixes)
 
     def value(self, name: str) -> TagValue | None:
-        """A value of the log or parameter file, by its canonical name; None where two files contradict each
-        other.
-        """
+        """A value of logs and parameter files, by its canonical name; None where two contradict each other."""
         return self._values.get(name)
 
     def flag(self, name: str) -> bool:

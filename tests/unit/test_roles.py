@@ -13,7 +13,7 @@ from srctd.formats.layouts import load_layout, load_layouts
 COUNTED = Context((), True)
 
 
-def chosen(names, context=Context()):
+def chosen(names, context):
     found = choose(load_layouts(), names, context)
     return found.layout.name if found else ""
 
@@ -87,18 +87,17 @@ def test_holes_and_numbers_are_all_there_is(numbers, end):
     assert not missing & set(inside)
 
 
-@pytest.mark.parametrize(
-    "name",
-    "tif tiff tiffs radios projections flats darks before after ccd pco01 scan_0000 Flat_Before Dark_After dark-fields "
-    "flatfield refs whites Tomo 180deg flats_2".split(),
-)
+OF_ROLES = """tif tiff tiffs radios projections flats darks before after ccd pco01 scan_0000 Flat_Before Dark_After
+dark-fields flatfield refs whites Tomo 180deg flats_2"""
+OF_SCANS = "darkwood scan_0123 sample raw tomography refinement data p1 flat_iron"
+
+
+@pytest.mark.parametrize("name", OF_ROLES.split())
 def test_folders_of_roles(name):
     assert ROLE_FOLDER.fullmatch(name)
 
 
-@pytest.mark.parametrize(
-    "name", "darkwood scan_0123 sample raw tomography refinement data p1 flat_iron".split()
-)
+@pytest.mark.parametrize("name", OF_SCANS.split())
 def test_folders_of_scans(name):
     assert not ROLE_FOLDER.fullmatch(name)
 
