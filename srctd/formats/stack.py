@@ -63,6 +63,7 @@ class StackScan:
         self._values, _ = merged(tagged)
         self.counts = _counts(self._values)
         self._surveys: dict[bool, Survey] = {}
+        self._angles: dict[int, Radians] = {}
 
     # --- what is there -----------------------------------------------------------------------------------
 
@@ -138,6 +139,11 @@ class StackScan:
 
     def angles(self, survey: Survey) -> Radians:
         """The angle of every projection by its number, radian; raises `ScanUnreadable` where they are unknown."""
+        if id(survey) not in self._angles:
+            self._angles[id(survey)] = self._find_angles(survey)
+        return self._angles[id(survey)]
+
+    def _find_angles(self, survey: Survey) -> Radians:
         announced = self.counts.get("n_projections")
         listed = self.angle_list()
         if listed is not None:

@@ -16,6 +16,7 @@ from srctd.core.errors import ScanUnreadable
 from srctd.core.roles import Named
 from srctd.formats import pco, tiff
 from srctd.formats.edf import read_header
+from srctd.formats.hdf5 import translated
 from srctd.formats.planes import CutShort, Plane, Rows, read_bytes, read_piece
 from srctd.formats.stackfiles import StackFile
 
@@ -121,7 +122,10 @@ def read_headers(folder: str, files: Sequence[StackFile], *, thorough: bool) -> 
 
 def _answer(path: str) -> Pages | ScanUnreadable:
     try:
-        return planes(path)
+        with translated(path):
+            if not os.path.exists(path):
+                raise CutShort(f"{path} is gone since the folder was listed", hint="wait for the writer")
+            return planes(path)
     except ScanUnreadable as exc:
         return exc
 

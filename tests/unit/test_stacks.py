@@ -479,3 +479,30 @@ def test_no_parameter_file_is_written_to(tmp_path):
     index_scan(path)
     assert before == {file: file.stat().st_mtime_ns for file in Path(path).rglob("*")}
     assert json.loads((tmp_path / "s" / "scan.json").read_text())["n_projections"] == PROJECTIONS
+
+
+def test_a_look_at_many_files_opens_few(tmp_path):
+    write_parameters(tmp_path / "s", n_projections=5000)
+    for kind in ("darks", "flats"):
+        for number in range(FRAMES[kind]):
+            write_frame(tmp_path / "s" / NAMES["kit"][kind].format(number), kind, number)
+    write_frame(kit_file(tmp_path / "s", 0), "projections", 0)
+    for number in range(1, 5000):
+        os.link(kit_file(tmp_path / "s", 0), kit_file(tmp_path / "s", number))
+    seen = probe(str(tmp_path / "s"))
+    assert seen.frames_found == 5005
+    assert any("5000 files of projections" in check and "32 headers read" in check for check in seen.checks)
+    assert any("2000 projections are written" in check for check in seen.checks)
+    assert len(index_scan(str(tmp_path / "s")).projections) == 5000
+
+
+def test_a_folder_without_frames_is_named(tmp_path):
+    with pytest.raises(ScanUnreadable, match="no frames"):
+        index_scan(str(tmp_path))
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path):
+    path = write_named(tmp_path / "s", "kit")
+    kit_file(path, 5).unlink()
+    kit_file(path, 5).mkdir()
+    assert probe(path).gaps == ((5, 5),)
