@@ -506,3 +506,17 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path):
     kit_file(path, 5).unlink()
     kit_file(path, 5).mkdir()
     assert probe(path).gaps == ((5, 5),)
+
+
+@pytest.mark.parametrize(
+    "wanted", [slice(3, 9), slice(None, None, 4), slice(10, 2, -3), slice(7, 7), slice(-2, None)]
+)
+def test_any_frames_of_runs_are_picked(tmp_path, wanted):
+    write_parameters(tmp_path / "s")
+    for kind, count in FRAMES.items():
+        for file, first in enumerate(range(0, count, 5)):
+            name = NAMES["kit"][kind].format(file)
+            write_pages(tmp_path / "s" / name, kind, range(first, min(first + 5, count)))
+    everything = np.array([pixels("projections", i) for i in range(PROJECTIONS)])
+    with open_scan(str(tmp_path / "s")) as scan:
+        np.testing.assert_array_equal(scan.read("projections", slice(1, 4), wanted), everything[wanted, 1:4])
