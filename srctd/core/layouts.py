@@ -24,9 +24,9 @@ HEADER_SUFFIXES = frozenset(
 """Of files that may describe a stack, in lower case."""
 
 _ROLE = (
-    r"tiff?s?|radios?|radiographs?|projections?|proj|tomo|frames|180_?deg"
-    r"|flats?|flat_?fields?|refs?|references?|whites?|bright_?fields?|open_?beam|ff|ob"
-    r"|darks?|dark_?fields?|dark_?currents?|df|dc"
+    r"tiff?s?|radios?|radiographs?|projections?|proj|tomo|frames|180[_-]?deg"
+    r"|flats?|flat[_-]?fields?|refs?|references?|whites?|bright[_-]?fields?|open[_-]?beam|ff|ob"
+    r"|darks?|dark[_-]?fields?|dark[_-]?currents?|df|dc"
 )
 ROLE_FOLDER = re.compile(
     rf"(?:{_ROLE})(?:[_-]?(?:before|after|pre|post))?(?:[_-]?\d{{1,2}})?"

@@ -1,7 +1,7 @@
 """Which files of a stack are projections, flat fields and dark fields: by layouts of names, chosen by evidence.
 
-A layout is data (`etc/layouts/*.toml`). Roles follow from folders or prefixes, or from the place in one counter
-for all frames, where a log says how many of each kind were taken.
+A layout is data (`etc/layouts/*.toml`). Roles follow from folders or prefixes, or from the place in one counter for
+all frames, where a log says how many of each kind were taken.
 """
 
 import re
@@ -28,7 +28,7 @@ class NameRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     the number of the frame (of the file, where one holds several); `{prefix}` stands for the prefix that the log
     names, for the scan's own name, or else for anything. `at`: projections that were taken before a flat field."""
     first: int | None = None
-    """Number of the first frame; None: the lowest that is there, if it is 0 or 1."""
+    """Number of the first frame, usually; None: the lowest that is there, if it is 0 or 1."""
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -160,15 +160,19 @@ def assign(layout: Layout, names: Iterable[str], context: Context) -> list[Named
 def first_number(files: Sequence[Named], frames: int | None) -> int | None:
     """Number of the first file of a role, as its names count; None where that cannot be told.
 
-    `files` are sorted; `frames`: how many files there should be, if known.
+    `files` are sorted; `frames`: how many files there should be, if known. Where exactly so many are there, the
+    lowest number is the first one, whatever is usual.
     """
     if not files:
         return 0
-    if files[0].first is not None:
-        return files[0].first
-    lowest, highest = files[0].number, files[-1].number
-    whole = frames is None or highest - lowest + 1 == frames
-    return lowest if lowest in (0, 1) or whole else None
+    usual, lowest, highest = files[0].first, files[0].number, files[-1].number
+    if usual is not None and files[0].role == "counter":
+        return usual
+    if frames is not None and highest - lowest + 1 == frames:
+        return lowest
+    if usual is not None:
+        return usual
+    return lowest if frames is None or lowest in (0, 1) else None
 
 
 class Run(NamedTuple):

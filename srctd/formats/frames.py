@@ -155,23 +155,23 @@ class FrameReader:
 
 
 def _picked(segments: tuple[Segment, ...], frames: slice) -> list[Segment]:
-    """The runs that a slice of all frames leaves."""
-    total = sum(segment.count for segment in segments)
-    first, end, step = frames.indices(total)
-    if (first, end, step) == (0, total, 1):
-        return list(segments)
-    wanted = np.arange(total)[frames]
+    """The runs that a slice of all frames leaves; a scan may have a segment for every frame."""
+    ends = np.cumsum([segment.count for segment in segments], dtype=np.int64)
+    first, end, step = frames.indices(int(ends[-1]) if len(ends) else 0)
+    if step != 1:
+        wanted = np.arange(first, end, step)
+        holders = np.searchsorted(ends, wanted, "right")
+        begins = ends - [segment.count for segment in segments]
+        return [_part(segments[k], int(i - begins[k])) for i, k in zip(wanted, holders, strict=True)]
     picked: list[Segment] = []
-    begin = 0
-    for segment in segments:
-        inside = wanted[(wanted >= begin) & (wanted < begin + segment.count)] - begin
-        begin += segment.count
-        picked += [_part(segment, int(i)) for i in inside] if step != 1 else _run(segment, inside)
+    for segment, stop in zip(segments, ends.tolist(), strict=True):
+        begin = stop - segment.count
+        low, high = max(first, begin), min(end, stop)
+        if (low, high) == (begin, stop):
+            picked.append(segment)
+        elif low < high:
+            picked.append(_part(segment, low - begin, high - low))
     return picked
-
-
-def _run(segment: Segment, inside: NDArray[np.int64]) -> list[Segment]:
-    return [] if len(inside) == 0 else [_part(segment, int(inside[0]), len(inside))]
 
 
 def _part(segment: Segment, skip: int, count: int = 1) -> Segment:

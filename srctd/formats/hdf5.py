@@ -66,7 +66,10 @@ def _translate(path: str, exc: BaseException) -> SrctdError:
     if isinstance(exc, FileNotFoundError):
         return ScanUnreadable(f"{path} does not exist", hint="check the path")
     if isinstance(exc, IsADirectoryError):
-        return ScanUnreadable(f"{path} is a directory, not an HDF5 file", hint="name the file")
+        return ScanUnreadable(
+            f"{path} is a folder with no frames in it (TIFF, EDF) and no log of any",
+            hint="name the file or the folder that holds the frames",
+        )
     if number in _PASSING:
         return StorageUnavailable(f"{path} cannot be reached now: {text}")
     if "truncated file" in text:

@@ -11,9 +11,7 @@ from srctd.toml import etc_folder, read_toml
 
 
 def load_layouts(directory: str = "") -> tuple[Layout, ...]:
-    """The shipped layouts, and those of a folder, which replace shipped ones of the same name; raises
-    `ConfigError`.
-    """
+    """The shipped layouts and those of a folder, which replace shipped ones by name; raises `ConfigError`."""
     folders = [str(etc_folder() / "layouts"), *([directory] if directory else [])]
     layouts: dict[str, Layout] = {}
     for folder in folders:

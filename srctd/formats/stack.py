@@ -1,6 +1,4 @@
-"""A stack of image files as a scan: a folder of TIFF or EDF files with a log, a parameter file or a list of
-angles.
-"""
+"""A stack of image files as a scan: TIFF or EDF files with a log, a parameter file or a list of angles."""
 
 import math
 import os
@@ -37,11 +35,11 @@ Radians = NDArray[np.float64]
 def find_stack(path: str, options: ReadOptions) -> "StackScan | None":
     """The stack at a path: its folder, or the header file of one among several in a folder; None if there is none.
 
-    A log that announces projections is enough: the frames may be still to come.
+    A log that announces projections is enough: the frames may be still to come. Files of bare pixels are no stack.
     """
     with translated(path):
         listing = list_stack(path)
-        if listing is None:
+        if listing is None or any(file.name.lower().endswith(".raw") for file in listing.frames):
             return None
         scan = StackScan(listing, read_all(listing.folder, listing.headers, options), options)
     return scan if listing.frames or scan.counts.get("n_projections") else None
@@ -64,17 +62,22 @@ class StackScan:
         self._values, _ = merged(tagged)
         self.counts = _counts(self._values)
         self._surveys: dict[bool, Survey] = {}
+        self._angles: dict[int, Radians] = {}
 
     # --- what is there -----------------------------------------------------------------------------------
 
     def survey(self, *, thorough: bool = False) -> Survey:
         """The frames, found once; `thorough`: all of them are looked at where a sample shows damage."""
+        thorough = thorough or True in self._surveys
         if thorough not in self._surveys:
             with translated(self.listing.folder):
                 self._surveys[thorough] = survey(
-                    self.listing, load_layouts(self.options.layouts_directory), self._context(), self.counts,
+                    self.listing,
+                    load_layouts(self.options.layouts_directory),
+                    self._context(),
+                    self.counts | ({"n_projections": self.expected} if self.expected else {}),
                     thorough=thorough,
-                )  # fmt: skip
+                )
         return self._surveys[thorough]
 
     def _context(self) -> Context:
@@ -84,9 +87,7 @@ class StackScan:
         return Context({tagged.table for tagged in self.tagged}, counted, prefixes)
 
     def value(self, name: str) -> TagValue | None:
-        """A value of the log or parameter file, by its canonical name; None where two files contradict each
-        other.
-        """
+        """A value of logs and parameter files, by its canonical name; None where two contradict each other."""
         return self._values.get(name)
 
     def flag(self, name: str) -> bool:
@@ -105,6 +106,17 @@ class StackScan:
         for run in counter_runs(("darks", "flats", "projections", "flats_after", "darks_after"), self.counts):
             counts[run.kind] += run.frames
         return {kind: counts[kind] for kind in kinds}
+
+    @property
+    def expected(self) -> int:
+        """Projections that the log or a list of angles announces; 0 where nothing does."""
+        listed = self.angle_list()
+        if "n_projections" in self.counts or listed is None:
+            return self.counts.get("n_projections", 0)
+        try:
+            return len(projection_angles(*listed, None))
+        except ScanUnreadable:
+            return 0
 
     def unreadable(self) -> ScanUnreadable | None:
         """What no waiting heals; None if nothing is wrong."""
@@ -126,6 +138,11 @@ class StackScan:
 
     def angles(self, survey: Survey) -> Radians:
         """The angle of every projection by its number, radian; raises `ScanUnreadable` where they are unknown."""
+        if id(survey) not in self._angles:
+            self._angles[id(survey)] = self._find_angles(survey)
+        return self._angles[id(survey)]
+
+    def _find_angles(self, survey: Survey) -> Radians:
         announced = self.counts.get("n_projections")
         listed = self.angle_list()
         if listed is not None:
@@ -226,9 +243,7 @@ class StackScan:
             if there < announced:
                 words.append(f"{there} of {announced} {kind} are there")
         if survey.cut or survey.blank:
-            words.append(
-                f"{len(survey.cut)} files are cut short and {len(survey.blank)} frames were not written"
-            )
+            words.append(f"{len(survey.cut) + len(survey.blank)} frames are cut short or were not written")
         if survey.lost:
             words.append(f"the camera's counter proves that {survey.lost} frames were dropped")
         return Shortfall(reason="; ".join(words), expected=expected, gaps=gaps[:1000]) if words else None
@@ -293,7 +308,7 @@ class StackScan:
             )
         if survey.beyond:
             notes.append(f"{survey.beyond} frames beyond the announced projections are not used")
-        if "n_projections" not in self.counts and self.angle_list() is None:
+        if not self.expected:
             notes.append("the number of projections is not announced: it is that of the files")
         unknown = [name for name in ("pixel_size", "energy", "distance") if said.get(name) is None]
         plane = taken.projections[0].plane
@@ -308,7 +323,7 @@ class StackScan:
             dtype=_common_dtype(taken).name,
             angle_first_deg=math.degrees(taken.angles[0]),
             angle_last_deg=math.degrees(taken.angles[-1]),
-            expected_projections=self.counts.get("n_projections"),
+            expected_projections=self.expected or None,
             layout=survey.choice.layout.name if survey.choice else "",
             notes=tuple(dict.fromkeys([*notes, *physics_notes(unknown)])),
             **said,

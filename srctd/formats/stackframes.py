@@ -6,7 +6,7 @@ verifies, and whether the end of a frame was written is read from its last bytes
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -16,11 +16,13 @@ from srctd.core.errors import ScanUnreadable
 from srctd.core.roles import Named
 from srctd.formats import pco, tiff
 from srctd.formats.edf import read_header
+from srctd.formats.hdf5 import translated
 from srctd.formats.planes import CutShort, Plane, Rows, read_bytes, read_piece
 from srctd.formats.stackfiles import StackFile
 
 SAMPLED_HEADERS = 32
-"""Files of the usual size whose header is read all the same."""
+"""Files of the usual size whose header is read all the same; three, where a file has many pages."""
+MANY_PAGES = 64
 MOST_HEADERS = 2_000
 """Headers read in a look of files of other sizes, or of compressed ones."""
 SAMPLED_TAILS = 2_000
@@ -105,7 +107,10 @@ def read_headers(folder: str, files: Sequence[StackFile], *, thorough: bool) -> 
     usual_size = Counter(file.size for file in files).most_common(1)[0][0]
     usual = [i for i, file in enumerate(files) if file.size == usual_size]
     others = [i for i, file in enumerate(files) if file.size != usual_size]
-    read(spread(usual, SAMPLED_HEADERS))
+    read(usual[:1])
+    first = answers[usual[0]]
+    many = isinstance(first, tuple) and len(first) > MANY_PAGES
+    read(spread(usual, 3 if many else SAMPLED_HEADERS))
     read(others if thorough else spread(others, MOST_HEADERS))
     good = [answer for i in (*usual, *others) if isinstance(answer := answers.get(i), tuple)]
     model = good[0] if good else ()
@@ -117,7 +122,10 @@ def read_headers(folder: str, files: Sequence[StackFile], *, thorough: bool) -> 
 
 def _answer(path: str) -> Pages | ScanUnreadable:
     try:
-        return planes(path)
+        with translated(path):
+            if not os.path.exists(path):
+                raise CutShort(f"{path} is gone since the folder was listed", hint="wait for the writer")
+            return planes(path)
     except ScanUnreadable as exc:
         return exc
 
@@ -129,25 +137,20 @@ def _gathered(
     found = Headers([], {}, {}, len(answers))
     for i, file in enumerate(files):
         answer = answers.get(i, model)
-        if not isinstance(answer, tuple):
-            (
-                found.cut.__setitem__(i, str(answer))
-                if isinstance(answer, CutShort)
-                else found.wrong.__setitem__(i, answer)
-            )
-            answer = ()
+        if isinstance(answer, CutShort):
+            found.cut[i] = str(answer)
+        elif isinstance(answer, ScanUnreadable):
+            found.wrong[i] = answer
         elif i not in answers and model and model[0].offset is not None and file.size < model[-1].end:
             found.cut[i] = f"{file.name} has {file.size} bytes, its frames need {model[-1].end}"
-            answer = ()
-        found.pages.append(answer)
+        found.pages.append(answer if isinstance(answer, tuple) and i not in found.cut else ())
     return found
 
 
 def frames_of(files: Sequence[Named], pages: Sequence[Pages], first: int) -> list[Frame]:
     """The frames in the files of a role, in the order of their numbers; those that are cut short have none.
 
-    Where files hold several frames, all but the last one hold as many: so a file that is missing is a gap of as
-    many.
+    Where files hold several frames, all but the last one hold as many: a file that is missing is a gap of as many.
     """
     each = max((len(own) for own in pages), default=1) or 1
     return [
@@ -212,19 +215,23 @@ def camera_counters(
     Counters are compared within runs of numbers without a gap. `breaks`: numbers before which frames of another
     kind were taken, which count too.
     """
+
+    def counter(frame: Frame) -> int | None:
+        path = os.path.join(folder, files[frame.file].name)
+        return pco.counter(_first_pixels(path, pages[frame.file], frame.page))
+
+    def counters(run: Sequence[Frame]) -> Callable[[int], int | None]:
+        return lambda i: counter(run[i])
+
+    if not frames or counter(frames[0]) is None:
+        return Counters()
     jumps: list[Jump] = []
     seen: list[int] = []
     for run in _runs(frames, breaks):
-
-        def read(i: int, run: Sequence[Frame] = run) -> int | None:
-            frame = run[i]
-            path = os.path.join(folder, files[frame.file].name)
-            return pco.counter(_first_pixels(path, pages[frame.file], frame.page))
-
-        dropped = pco.dropped(read, len(run))
+        dropped = pco.dropped(counters(run), len(run))
         if dropped is None:
             continue
-        seen += [read(0) or 0, read(len(run) - 1) or 0]
+        seen += [counter(run[0]) or 0, counter(run[-1]) or 0]
         jumps += [Jump(run[position].number, lost) for position, lost in dropped]
     check = f"PCO counters {min(seen)} to {max(seen)} without a gap" if seen and not jumps else ""
     return Counters(tuple(jumps), check)

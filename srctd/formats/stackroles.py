@@ -1,11 +1,10 @@
-"""What the files of a stack are: every frame with its kind and number, and what is wrong with those that are no
-use.
-"""
+"""What the files of a stack are: every frame with its kind and number, and those that are of no use."""
 
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from srctd.core.errors import ScanUnreadable
 from srctd.core.roles import (
@@ -103,7 +102,7 @@ class _Surveyor:
         by_role: dict[Role, list[Named]] = defaultdict(list)
         for file in assign(choice.layout, names, context):
             by_role[file.role].append(file)
-        taken = frozenset(file.at for file in by_role["flats"] if file.at is not None)
+        taken = frozenset(file.at for file in by_role.get("flats", ()) if file.at is not None)
         for role, files in by_role.items():
             self._add_role(choice.layout, role, files, taken)
         return self.examine()
@@ -147,9 +146,7 @@ class _Surveyor:
             self.result.damaged[kind].add(place)
 
     def _add_unnumbered(self, kind: FrameKind, files: list[Named], pages: list[Pages]) -> None:
-        """Flat and dark fields: of those that were taken several times the numbers repeat, and none needs its
-        own.
-        """
+        """Flat and dark fields: of those that were taken in several sets the numbers repeat."""
         found = self.result.frames[kind]
         for file, own in zip(files, pages, strict=True):
             found += [Seen(len(found) + page, file.name, own, page) for page in range(len(own))]
@@ -161,8 +158,8 @@ class _Surveyor:
         if first is None and role == "counter":
             self.result.wrong.append(
                 ScanUnreadable(
-                    f"{self._listing.folder}: the first file is {files[0].name}, and nothing tells with which number "
-                    "the frames begin, so none can be told from the others",
+                    f"{self._listing.folder}: the first file is {files[0].name}, and nothing tells with which "
+                    "number the frames begin, so what each one is cannot be told",
                     hint="give first_index in the parameter file",
                 )
             )
@@ -175,7 +172,7 @@ class _Surveyor:
         return [run.frames for run in counter_runs(("darks", "flats", "projections"), self._counts)]
 
     def _refuse_twins(self, files: list[Named]) -> None:
-        for before, after in zip(files, files[1:], strict=False):
+        for before, after in pairwise(files):
             if before.number == after.number:
                 self.result.wrong.append(
                     ScanUnreadable(
@@ -217,20 +214,24 @@ class _Surveyor:
         every = self._counts.get("flats_every", 0) if role == "projections" else 0
         last = frames[-1].number if frames else 0
         breaks = taken | frozenset(range(every, last + 1, every) if every else ())
-        return camera_counters(self._listing.folder, files, pages, frames, breaks)
+        counters = camera_counters(self._listing.folder, files, pages, frames, breaks)
+        if counters.check:
+            self.result.checks.append(counters.check)
+        return counters
 
     def _without_lost(
         self, frames: list[Frame], counters: Counters, damaged: set[int], total: int | None
     ) -> tuple[list[Frame], set[int]]:
-        """Frames under the numbers that they were triggered with, where the announced total leaves room for
-        that.
+        """Frames under the numbers that they were triggered with, where the announced total leaves room for that.
+
+        Without a total nothing is concluded: the camera may have counted flat fields in between.
         """
         moved = shifted(frames, counters.jumps)
-        limit = total if total is not None else self._counts.get("n_projections", MOST_FRAMES)
+        limit = total if total is not None else self._counts.get("n_projections", 0)
         lost = sum(jump.frames for jump in counters.jumps)
-        if moved[-1].number >= limit > frames[-1].number:
+        if moved[-1].number >= limit:
             self.result.notes.append(
-                f"the camera's counter jumps over {lost} frames, but all that were announced are there"
+                f"the camera's counter jumps over {lost} frames, which need not be projections of this scan"
             )
             return frames, damaged
         self.result.lost += lost
@@ -249,10 +250,10 @@ class _Surveyor:
         model = everything[0].plane
         for seen in everything:
             if seen.plane[:2] != model[:2]:
-                problem = f"{seen.plane.rows} x {seen.plane.columns} pixels, {everything[0].name} {model.rows} x {model.columns}"
                 self.result.wrong.append(
                     ScanUnreadable(
-                        f"{self._path(seen)} has {problem}",
+                        f"{self._path(seen)} has {seen.plane.rows} x {seen.plane.columns} pixels, "
+                        f"{everything[0].name} {model.rows} x {model.columns}",
                         hint="it belongs to another scan, or is a preview",
                     )
                 )
@@ -273,10 +274,12 @@ class _Surveyor:
         if flats and all(unwritten_tail(self._path(seen), seen.plane) for seen in flats):
             self.result.checks.append("flat fields end in zeros too, so the ends of frames say nothing")
             return
-        for kind in KINDS[:2]:
+        for kind in KINDS:
             frames = self.result.frames[kind]
             looked_at = spread(frames, SAMPLED_TAILS)
             empty = [seen for seen in looked_at if unwritten_tail(self._path(seen), seen.plane)]
+            if kind == "darks" and len(empty) == len(looked_at):
+                continue  # of a detector that counts photons all of them are zero
             if empty and self._thorough:
                 empty = [seen for seen in frames if unwritten_tail(self._path(seen), seen.plane)]
             self._take_out(kind, empty, "ends in zeros: its content is not written to the end")

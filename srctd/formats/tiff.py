@@ -51,8 +51,14 @@ _DECODER_ERRORS = (
 class _Tag(NamedTuple):
     letter: str
     length: int
-    place: int
-    """Byte at which its values lie."""
+    """Number of values."""
+    inline: bytes
+    """The values themselves where they fit in here, else the place where they lie."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all values."""
+        return self.length * struct.calcsize("<" + self.letter)
 
 
 _Tags = dict[int, _Tag]
@@ -76,27 +82,32 @@ class _File:
             raise ScanUnreadable(f"{path} is no TIFF file: its version is {version}, not 42 or 43")
         self.big = version == 43
 
-    def unpack(self, letters: str, place: int) -> tuple[int, ...]:
-        """Numbers at a place; raises `CutShort` beyond the end."""
-        return self._unpack(letters, struct.calcsize("<" + letters), place)
-
-    def values(self, tag: _Tag) -> tuple[int, ...]:
-        """All values of a tag; bounded by the size of the file."""
-        return self._unpack(
-            f"{tag.length}{tag.letter}", tag.length * struct.calcsize("<" + tag.letter), tag.place
-        )
-
-    def _unpack(self, letters: str, length: int, place: int) -> tuple[int, ...]:
+    def piece(self, place: int, length: int) -> bytes:
+        """Bytes at a place; raises `CutShort` beyond the end."""
         if place + length > self.size:
             raise CutShort(
                 f"{self.path} ends at byte {self.size}, within its header at {place}",
                 hint="wait for the writer, or copy it again",
             )
-        inside = place + length <= len(self._head)
-        piece = self._head[place : place + length] if inside else os.pread(self._number, length, place)
-        if len(piece) < length:
+        if place + length <= len(self._head):
+            return self._head[place : place + length]
+        found = os.pread(self._number, length, place)
+        if len(found) < length:
             raise CutShort(f"{self.path} became shorter while it was read", hint="copy it again")
-        return struct.unpack(self.order + letters, piece)
+        return found
+
+    def unpack(self, letters: str, place: int) -> tuple[int, ...]:
+        """Numbers at a place; raises `CutShort` beyond the end."""
+        return struct.unpack(self.order + letters, self.piece(place, struct.calcsize("<" + letters)))
+
+    def values(self, tag: _Tag) -> tuple[int, ...]:
+        """All values of a tag; bounded by the size of the file."""
+        if len(tag.inline) >= tag.nbytes:
+            raw = tag.inline[: tag.nbytes]
+        else:
+            (place,) = struct.unpack(self.order + ("Q" if self.big else "I"), tag.inline)
+            raw = self.piece(place, tag.nbytes)
+        return struct.unpack(f"{self.order}{tag.length}{tag.letter}", raw)
 
 
 def planes(path: str) -> tuple[Plane, ...]:
@@ -165,27 +176,20 @@ def _directories(file: _File) -> Iterator[_Tags]:
 
 def _directory(file: _File, place: int) -> tuple[_Tags, int]:
     """The tags at a place, and the place of the next page; 0 after the last."""
-    count_letter, size_letter, length = ("Q", "Q", 20) if file.big else ("H", "I", 12)
+    count_letter, entry, size_letter = ("Q", "HHQ8s", "Q") if file.big else ("H", "HHI4s", "I")
     (count,) = file.unpack(count_letter, place)
-    begin = place + struct.calcsize("<" + count_letter)
     if count == 0:
         raise CutShort(f"{file.path} has nothing yet where a page begins", hint="wait for the writer")
     if count > _MOST_TAGS:
         raise ScanUnreadable(f"{file.path} claims {count} tags in a page at byte {place}")
-    tags: _Tags = {}
-    inline = struct.calcsize("<" + size_letter)
-    for entry in range(begin, begin + count * length, length):
-        number, kind = file.unpack("HH", entry)
-        if number not in _NEEDED or kind not in _INTEGERS:
-            continue
-        (values,) = file.unpack(size_letter, entry + 4)
-        letter = _INTEGERS[kind]
-        where = entry + 4 + inline
-        if values * struct.calcsize("<" + letter) > inline:
-            (where,) = file.unpack(size_letter, where)
-        tags[number] = _Tag(letter, values, where)
-    (following,) = file.unpack(size_letter, begin + count * length)
-    return tags, following
+    begin, length = place + struct.calcsize("<" + count_letter), count * struct.calcsize("<" + entry)
+    raw = file.piece(begin, length + struct.calcsize("<" + size_letter))
+    tags = {
+        number: _Tag(_INTEGERS[kind], values, inline)
+        for number, kind, values, inline in struct.iter_unpack(file.order + entry, raw[:length])
+        if number in _NEEDED and kind in _INTEGERS
+    }
+    return tags, struct.unpack(file.order + size_letter, raw[length:])[0]
 
 
 def _plane(file: _File, tags: _Tags, number: int) -> Plane:

@@ -195,7 +195,7 @@ def test_files_that_are_not_hdf5(tmp_path):
     (tmp_path / "b.h5").write_text("")
     assert "is not an HDF5 file" in refusal(tmp_path / "a.h5")
     assert "is empty" in refusal(tmp_path / "b.h5")
-    assert "directory" in refusal(tmp_path)
+    assert "no frames" in refusal(tmp_path)
 
 
 def test_a_file_without_permission(tmp_path):
