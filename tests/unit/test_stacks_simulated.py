@@ -66,7 +66,8 @@ def test_dropped_frames_leave_the_others_their_angles(tmp_path, name, stamps):
     lost = (3, 11, 12)
     spec, path = written(tmp_path, format=name, pco_stamps=stamps, faults=Faults(drop=lost))
     assert probe(path).gaps == ((3, 3), (11, 12))
-    assert state(path) is State.ARRIVING or name == "edf"
+    ended = name in ("edf", "tomcat")  # they say so, and 21 projections do not suffice
+    assert state(path) is (State.ABORTED if ended else State.ARRIVING)
     header = reads_as_taken(spec, path, lost, incomplete=True)
     assert header.shortfall.gaps == ((3, 3), (11, 12))
 
