@@ -4,24 +4,10 @@ import re
 
 FRAME_SUFFIXES = frozenset({".tif", ".tiff", ".edf", ".raw"})
 """Of files that hold frames, in lower case."""
-HEADER_SUFFIXES = frozenset(
-    {
-        ".log",
-        ".sct",
-        ".info",
-        ".json",
-        ".ini",
-        ".par",
-        ".xml",
-        ".csv",
-        ".toml",
-        ".txt",
-        ".cfg",
-        ".yaml",
-        ".yml",
-    }
-)
-"""Of files that may describe a stack, in lower case."""
+HEADER_SUFFIXES = frozenset({".log", ".sct", ".info", ".json", ".ini", ".par", ".xml", ".csv", ".toml"})
+"""Of files that may describe a stack, so that one of several in a folder is named by it; in lower case."""
+TEXT_SUFFIXES = HEADER_SUFFIXES | {".txt", ".cfg", ".dat", ".yaml", ".yml"}
+"""Of files that are looked into for what they say of a stack, in lower case."""
 
 _ROLE = (
     r"tiff?s?|radios?|radiographs?|projections?|proj|tomo|frames|180[_-]?deg"

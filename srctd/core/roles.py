@@ -199,11 +199,11 @@ def counter_runs(order: Sequence[Block], counts: Mapping[str, int]) -> list[Run]
 
 def _projection_runs(counts: Mapping[str, int]) -> Iterable[Run]:
     total, between = counts["n_projections"], counts.get("n_flats_between", 0)
-    every = counts.get("flats_every", 0) if between else 0
-    for first in range(0, total, every or total):
+    every = (counts.get("flats_every", 0) if between else 0) or max(total, 1)
+    for first in range(0, total, every):
         if first:
             yield Run("flats", between)
-        yield Run("projections", min(every or total, total - first))
+        yield Run("projections", min(every, total - first))
 
 
 def places(runs: Sequence[Run]) -> list[tuple[FrameKind, int]]:

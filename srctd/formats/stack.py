@@ -25,8 +25,8 @@ from srctd.formats.motors import motor_angles
 from srctd.formats.protocol import ReadOptions
 from srctd.formats.rotations import rotations
 from srctd.formats.stackfiles import Listing, list_stack
-from srctd.formats.stacklook import look_at
-from srctd.formats.stackroles import KINDS, Seen, Survey, survey
+from srctd.formats.stacklook import MOST_GAPS, look_at
+from srctd.formats.stackroles import KINDS, MOST_FRAMES, Seen, Survey, survey
 from srctd.formats.tags import read_all
 
 Radians = NDArray[np.float64]
@@ -124,6 +124,9 @@ class StackScan:
             return ScanUnreadable(
                 f"{self.listing.folder} holds slices that were reconstructed, no projections"
             )
+        for name, value in self._values.items():
+            if CANONICAL[name].kind == "count" and name not in self.counts:
+                return ScanUnreadable(f"{value.origin} = {value.value}, which no acquisition takes")
         return next(iter(self.survey().wrong), None)
 
     def white_level(self) -> float | None:
@@ -237,6 +240,9 @@ class StackScan:
         """What is missing of the frames; None if nothing is."""
         gaps = holes((seen.number for seen in taken.projections), expected)
         words = [f"{len(taken.projections)} of {expected} projections are there"] if gaps else []
+        without = len(survey.frames["projections"]) - len(taken.projections)
+        if without:
+            words.append(f"{without} projections have no angle")
         for kind in KINDS[1:]:
             announced = self.announced.get(kind, 0)
             there = len(survey.frames[kind])
@@ -246,7 +252,7 @@ class StackScan:
             words.append(f"{len(survey.cut) + len(survey.blank)} frames are cut short or were not written")
         if survey.lost:
             words.append(f"the camera's counter proves that {survey.lost} frames were dropped")
-        return Shortfall(reason="; ".join(words), expected=expected, gaps=gaps[:1000]) if words else None
+        return Shortfall(reason="; ".join(words), expected=expected, gaps=gaps[:MOST_GAPS]) if words else None
 
     def index(self, *, incomplete: bool = False, member: int = 0) -> FrameIndex:
         """All frames, ready for reading; raises `ScanUnreadable` for the first thing that is wrong."""
@@ -266,7 +272,7 @@ class StackScan:
                 name=self.listing.name, member=member, members=len(parts), origin="rotation angles"
             )
             header = msgspec.structs.replace(header, series=series)
-        dtype = _common_dtype(chosen)
+        dtype = self._dtype(chosen)
         return FrameIndex(
             header=header,
             dtype=dtype.str,
@@ -275,6 +281,14 @@ class StackScan:
             darks=self._segments(chosen.darks, dtype),
             angles=tuple(chosen.angles.tolist()),
         )
+
+    def _dtype(self, taken: Taken) -> "np.dtype[Any]":
+        """The type that holds the pixels of all kinds without loss; native, unless all files have the same one."""
+        found = {seen.plane.dtype for seen in (*taken.projections, *taken.flats, *taken.darks)}
+        dtype = np.dtype(found.pop()) if len(found) == 1 else np.result_type(*map(np.dtype, sorted(found)))
+        white = 0.0 if taken.flats else self.white_level() or 0.0
+        needed = np.min_scalar_type(int(white) if white.is_integer() else white)
+        return dtype if np.can_cast(needed, dtype) else np.result_type(dtype, needed)
 
     def _flats(self, taken: Taken, dtype: "np.dtype[Any]") -> tuple[Segment, ...]:
         if taken.flats:
@@ -320,7 +334,7 @@ class StackScan:
             n_darks=len(taken.darks),
             n_rows=plane.rows,
             n_columns=plane.columns,
-            dtype=_common_dtype(taken).name,
+            dtype=self._dtype(taken).name,
             angle_first_deg=math.degrees(taken.angles[0]),
             angle_last_deg=math.degrees(taken.angles[-1]),
             expected_projections=self.expected or None,
@@ -333,16 +347,12 @@ class StackScan:
         """No file is kept open."""
 
 
-def _common_dtype(taken: Taken) -> "np.dtype[Any]":
-    """The type that holds the pixels of all kinds without loss; native, unless all files have the same one."""
-    found = {seen.plane.dtype for seen in (*taken.projections, *taken.flats, *taken.darks)}
-    return np.dtype(found.pop()) if len(found) == 1 else np.result_type(*map(np.dtype, sorted(found)))
-
-
 def _counts(values: Mapping[str, TagValue]) -> dict[str, int]:
-    """Values of the canonical names that are counts."""
+    """Values of the canonical names that are counts, those left out that cannot be."""
     return {
         name: int(value.value)
         for name, value in values.items()
-        if CANONICAL[name].kind == "count" and isinstance(value.value, int | float) and value.value >= 0
+        if CANONICAL[name].kind == "count"
+        and isinstance(value.value, int | float)
+        and 0 <= value.value <= MOST_FRAMES
     }

@@ -5,7 +5,7 @@ import posixpath
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from srctd.core.layouts import FRAME_SUFFIXES, HEADER_SUFFIXES, ROLE_FOLDER
+from srctd.core.layouts import FRAME_SUFFIXES, HEADER_SUFFIXES, ROLE_FOLDER, TEXT_SUFFIXES
 
 DEEPEST = 4
 """Levels of folders below the scan's own, each named by a role."""
@@ -33,7 +33,7 @@ class Listing(NamedTuple):
     @property
     def headers(self) -> list[str]:
         """Names of the files that may describe the scan; those in its own folder first."""
-        names = [file.name for file in self.others if _suffix(file.name) in HEADER_SUFFIXES]
+        names = [file.name for file in self.others if _suffix(file.name) in TEXT_SUFFIXES]
         return sorted(names, key=lambda name: (name.count("/"), name))[:MOST_HEADERS]
 
 

@@ -131,7 +131,7 @@ class _Surveyor:
         if role in ("flats", "darks"):
             self._add_unnumbered(role, files, headers.pages)
             return
-        first = self._first(role, files, each)
+        first = self._first(layout, role, files, each)
         self._refuse_twins(files)
         frames = frames_of(files, headers.pages, first)
         damaged = {(files[i].number - first) * each + k for i in headers.cut for k in range(each)}
@@ -140,10 +140,16 @@ class _Surveyor:
         if counters.jumps:
             frames, damaged = self._without_lost(frames, counters, damaged, len(kinds) if kinds else None)
         for frame in frames:
-            self._place(layout, kinds, frame, files[frame.file].name, headers.pages[frame.file])
-        for number in damaged:
-            kind, place = kinds[number] if kinds and number < len(kinds) else ("projections", number)
-            self.result.damaged[kind].add(place)
+            placed = self._placed(layout, kinds, frame.number)
+            if placed is None:
+                self.result.beyond += 1
+                continue
+            kind, number = placed
+            pages = headers.pages[frame.file]
+            self.result.frames[kind].append(Seen(number, files[frame.file].name, pages, frame.page))
+        for place in damaged:
+            if (placed := self._placed(layout, kinds, place)) is not None:
+                self.result.damaged[placed[0]].add(placed[1])
 
     def _add_unnumbered(self, kind: FrameKind, files: list[Named], pages: list[Pages]) -> None:
         """Flat and dark fields: of those that were taken in several sets the numbers repeat."""
@@ -151,8 +157,10 @@ class _Surveyor:
         for file, own in zip(files, pages, strict=True):
             found += [Seen(len(found) + page, file.name, own, page) for page in range(len(own))]
 
-    def _first(self, role: Role, files: list[Named], each: int) -> int:
-        total = sum(self._all_counts()) if role == "counter" else self._counts.get("n_projections")
+    def _first(self, layout: Layout, role: Role, files: list[Named], each: int) -> int:
+        total = self._counts.get("n_projections")
+        if role == "counter":
+            total = sum(run.frames for run in counter_runs(layout.order, self._counts))
         given = self._counts.get("first_index")
         first = first_number(files, None if total is None else -(-total // each)) if given is None else given
         if first is None and role == "counter":
@@ -168,9 +176,6 @@ class _Surveyor:
         lowest = files[0].number
         return lowest if first is None else min(first, lowest)
 
-    def _all_counts(self) -> list[int]:
-        return [run.frames for run in counter_runs(("darks", "flats", "projections"), self._counts)]
-
     def _refuse_twins(self, files: list[Named]) -> None:
         for before, after in pairwise(files):
             if before.number == after.number:
@@ -184,27 +189,17 @@ class _Surveyor:
 
     def _kinds(self, layout: Layout, role: Role) -> list[tuple[FrameKind, int]]:
         """What the frames of a counter are; empty where all are projections."""
-        if role != "counter":
-            return []
-        runs = counter_runs(layout.order, self._counts)
-        if sum(run.frames for run in runs) > MOST_FRAMES:
-            raise ScanUnreadable(f"{self._listing.folder}: the log announces more than {MOST_FRAMES} frames")
-        return places(runs)
+        return places(counter_runs(layout.order, self._counts)) if role == "counter" else []
 
-    def _place(
-        self, layout: Layout, kinds: list[tuple[FrameKind, int]], frame: Frame, name: str, pages: Pages
-    ) -> None:
-        frames = self.result.frames
-        if kinds and frame.number < len(kinds):
-            kind, number = kinds[frame.number]
-            frames[kind].append(Seen(number, name, pages, frame.page))
-        elif kinds and layout.beyond == "flats":
-            number = sum(1 for kind, _ in kinds if kind == "flats") + frame.number - len(kinds)
-            frames["flats"].append(Seen(number, name, pages, frame.page))
-        elif frame.number >= self._counts.get("n_projections", MOST_FRAMES) or kinds:
-            self.result.beyond += 1
-        else:
-            frames["projections"].append(Seen(frame.number, name, pages, frame.page))
+    def _placed(
+        self, layout: Layout, kinds: list[tuple[FrameKind, int]], number: int
+    ) -> tuple[FrameKind, int] | None:
+        """Kind of a frame and its number among its kind; None of one that is not used."""
+        if number < len(kinds):
+            return kinds[number]
+        if kinds:
+            return ("flats", number) if layout.beyond == "flats" else None
+        return ("projections", number) if number < self._counts.get("n_projections", MOST_FRAMES) else None
 
     # --- the camera's counter ----------------------------------------------------------------------------
 

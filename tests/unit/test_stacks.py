@@ -520,3 +520,40 @@ def test_any_frames_of_runs_are_picked(tmp_path, wanted):
     everything = np.array([pixels("projections", i) for i in range(PROJECTIONS)])
     with open_scan(str(tmp_path / "s")) as scan:
         np.testing.assert_array_equal(scan.read("projections", slice(1, 4), wanted), everything[wanted, 1:4])
+
+
+@pytest.mark.parametrize(("dtype", "read_as"), [("u1", "uint16"), ("u2", "uint16"), ("f4", "float32")])
+def test_the_white_of_a_scanner_fits_the_type_that_is_handed_out(tmp_path, dtype, read_as):
+    path = write_skyscan(tmp_path / "tooth")
+    for number in range(PROJECTIONS):
+        frame = (pixels("projections", number) % 251 + 1).astype(dtype)
+        tifffile.imwrite(tmp_path / "tooth" / f"tooth{number:04d}.tif", frame, photometric="minisblack")
+    with open_scan(path) as scan:
+        assert np.all(scan.read("flats", ALL) == 57000)
+        assert scan.read("projections", ALL).dtype == read_as == scan.header.dtype
+
+
+@pytest.mark.parametrize("name", ["n_projections", "flats_every"])
+def test_absurd_counts_are_refused(tmp_path, name):
+    path = write_named(tmp_path / "s", "kit")
+    write_parameters(tmp_path / "s", **{"n_flats_between": 1, name: 10**8})
+    assert probe(path).frames_found is not None
+    with pytest.raises(ScanUnreadable, match="which no acquisition takes"):
+        index_scan(path)
+
+
+def test_no_projections_announced(tmp_path):
+    path = write_named(tmp_path / "s", "kit")
+    write_parameters(tmp_path / "s", n_projections=0)
+    probe(path)
+    with pytest.raises(ScanUnreadable):
+        index_scan(path)
+
+
+def test_a_damaged_frame_beyond_those_announced_is_no_gap(tmp_path):
+    path = write_tomcat(tmp_path / "bone2_", extra_flats=2)
+    file = tmp_path / "bone2_" / "tif" / "bone2_0019.tif"
+    file.write_bytes(file.read_bytes()[:200])
+    seen = probe(path)
+    assert not seen.gaps
+    assert len(seen.missing) == 1
