@@ -8,10 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srctd.formats.hdf5 import Source
+from srctd.formats.planes import LARGEST_SIDE, MOST_FRAMES
 
-LARGEST_SIDE = 100_000
-"""Detector rows or columns; more is taken for a damaged header."""
-MOST_FRAMES = 10_000_000
 LARGEST_CHUNK = 4 << 30
 """Bytes of a frame or a chunk once it is decoded; HDF5 itself writes no larger chunks."""
 MOST_STORED = 1.25

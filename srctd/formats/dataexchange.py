@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from srctd.core.completion import EndMark
 from srctd.core.errors import ScanUnreadable
 from srctd.core.scan import Quantity
-from srctd.formats.chunks import MOST_FRAMES
 from srctd.formats.frametable import DARK, FLAT, Numbers, Table, assembled, padded, projections, references
 from srctd.formats.hdf5 import Source, as_text, length, numbers
 from srctd.formats.hdf5pieces import Announced
 from srctd.formats.hdf5scan import Hdf5Scan
+from srctd.formats.planes import MOST_FRAMES
 from srctd.formats.protocol import ReadOptions
 from srctd.formats.units import ENERGY, LENGTH, MAGNIFICATION, TIME
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from srctd.core.errors import ScanUnreadable
 from srctd.formats.hdf5 import translated
+from srctd.formats.planes import LARGEST_SIDE
 
 LONGEST_HEADER = 1024**2
 BLOCK = 512
-LARGEST_SIDE = 100_000
 MOST_IMAGES = 1_000_000
 TYPES = {
     "signedbyte": "i1",

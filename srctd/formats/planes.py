@@ -10,6 +10,10 @@ from srctd.core.errors import ScanUnreadable
 
 LARGEST_SIDE = 100_000
 """Detector rows or columns; more is taken for a damaged header."""
+MOST_FRAMES = 10_000_000
+"""Of one scan."""
+LARGEST_FRAME = 4 << 30
+"""Bytes of a frame once it is decoded; more is taken for a decompression bomb."""
 
 Rows = NDArray[np.generic]
 

@@ -20,12 +20,12 @@ from srctd.core.roles import Choice, Layout, Named, counter_runs, places
 from srctd.core.scan import ScanHeader
 from srctd.core.tags import Tagged, TagValue
 from srctd.formats.hdf5 import translated
-from srctd.formats.planes import LARGEST_SIDE, Plane
+from srctd.formats.planes import LARGEST_SIDE, MOST_FRAMES, Plane
 from srctd.formats.protocol import ReadOptions
 from srctd.formats.stack import StackScan, Taken
 from srctd.formats.stackfiles import Listing, StackFile
 from srctd.formats.stackframes import Frame, camera_counters
-from srctd.formats.stackroles import MOST_FRAMES, Seen, Survey, examined
+from srctd.formats.stackroles import Seen, Survey, examined
 from srctd.formats.tags import read_all
 
 RAW_SUFFIX = ".raw"

@@ -22,11 +22,12 @@ from srctd.formats.facts import facts, merged
 from srctd.formats.hdf5 import translated
 from srctd.formats.layouts import load_layouts
 from srctd.formats.motors import motor_angles
+from srctd.formats.planes import MOST_FRAMES
 from srctd.formats.protocol import ReadOptions
 from srctd.formats.rotations import rotations
 from srctd.formats.stackfiles import Listing, list_stack
 from srctd.formats.stacklook import MOST_GAPS, look_at
-from srctd.formats.stackroles import KINDS, MOST_FRAMES, Seen, Survey, survey
+from srctd.formats.stackroles import KINDS, Seen, Survey, survey
 from srctd.formats.tags import read_all
 
 Radians = NDArray[np.float64]

@@ -20,7 +20,7 @@ from srctd.core.roles import (
     first_number,
     places,
 )
-from srctd.formats.planes import Plane
+from srctd.formats.planes import MOST_FRAMES, Plane
 from srctd.formats.stackfiles import Listing, StackFile
 from srctd.formats.stackframes import (
     SAMPLED_TAILS,
@@ -37,7 +37,6 @@ from srctd.formats.stackframes import (
 )
 
 KINDS: tuple[FrameKind, ...] = ("projections", "flats", "darks")
-MOST_FRAMES = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)

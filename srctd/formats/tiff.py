@@ -21,11 +21,9 @@ import numpy as np
 import tifffile
 
 from srctd.core.errors import ScanUnreadable
-from srctd.formats.planes import LARGEST_SIDE, CutShort, Plane, Rows, read_piece
+from srctd.formats.planes import LARGEST_FRAME, LARGEST_SIDE, CutShort, Plane, Rows, read_piece
 
 MOST_PAGES = 1_000_000
-MOST_DECODED = 4 << 30
-"""Bytes of one page; more is taken for a decompression bomb."""
 
 _HEAD = 4096
 _MOST_TAGS = 4096
@@ -209,7 +207,7 @@ def _plane(file: _File, tags: _Tags, number: int) -> Plane:
             hint="write 8, 16 or 32 bits, or floating point",
         )
     dtype = np.dtype(f"{file.order}{kind}{bits // 8}")
-    if rows * columns * dtype.itemsize > MOST_DECODED:
+    if rows * columns * dtype.itemsize > LARGEST_FRAME:
         raise ScanUnreadable(f"{where} would decode to {rows * columns * dtype.itemsize} bytes")
     offset, end = _pixels(file, tags, where, (rows, columns, dtype.itemsize))
     return Plane(rows, columns, dtype.str, offset, end)
