@@ -7,6 +7,7 @@ header says is checked against the size of the file before anybody trusts it.
 
 import os
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -66,15 +67,26 @@ def read_header(path: str, image: int = 0) -> EdfHeader:
     """
     if not 0 <= image < MOST_IMAGES:
         raise ScanUnreadable(f"{path} has no image {image}")
+    found = 0
+    for header in headers(path):
+        if found == image:
+            return header
+        found += 1
+    raise ScanUnreadable(f"{path} has {found} images, not {image + 1}")
+
+
+def headers(path: str) -> Iterator[EdfHeader]:
+    """The header of every image, up to the end of the file or the first image that is not whole."""
     position = 0
     with translated(path), open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        for number in range(image + 1):
+        for _ in range(MOST_IMAGES):
             header = _parsed(path, _raw(path, file.fileno(), position), position)
+            yield header
             position = _end(header)
-            if number < image and position >= size:
-                raise ScanUnreadable(f"{path} has {number + 1} images, not {image + 1}")
-    return header
+            if position >= size:
+                return
+    raise ScanUnreadable(f"{path} has more than {MOST_IMAGES:,} images")
 
 
 def _end(header: EdfHeader) -> int:

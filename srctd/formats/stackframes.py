@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from srctd.core.errors import ScanUnreadable
 from srctd.core.roles import Named
-from srctd.formats import pco, tiff
-from srctd.formats.edf import read_header
+from srctd.formats import edf, pco, tiff
 from srctd.formats.hdf5 import translated
 from srctd.formats.planes import CutShort, Plane, Rows, read_bytes, read_piece
 from srctd.formats.stackfiles import StackFile
@@ -61,20 +60,20 @@ def planes(path: str) -> Pages:
 
 
 def _edf_planes(path: str) -> Pages:
-    size, end = os.stat(path).st_size, 0
-    found: list[Plane] = []
-    if size == 0:
-        raise CutShort(f"{path} is empty", hint="wait for the writer")
-    while end < size:
-        header = read_header(path, len(found))
-        end = header.offset + header.rows * header.columns * np.dtype(header.dtype).itemsize
-        found.append(Plane(header.rows, header.columns, header.dtype, header.offset, end))
-    if end > size:
+    size = os.stat(path).st_size
+    heads = (read_bytes(path, 0, min(size, length)) for length in (8 * edf.BLOCK, edf.LONGEST_HEADER))
+    if not any(b"}" in head for head in heads):
+        raise CutShort(f"{path} has {size} bytes and no whole header yet", hint="wait for the writer")
+    found = tuple(
+        Plane(header.rows, header.columns, header.dtype, header.offset, header.offset + header.nbytes)
+        for header in edf.headers(path)
+    )
+    if found[-1].end > size:
         raise CutShort(
-            f"{path} ends at byte {size}, its header promises pixels up to {end}",
+            f"{path} ends at byte {size}, its header promises pixels up to {found[-1].end}",
             hint="wait for the writer, or copy it again",
         )
-    return tuple(found)
+    return found
 
 
 def rows_of(path: str, pages: Pages, page: int, first: int, end: int) -> Rows:

@@ -557,3 +557,34 @@ def test_a_damaged_frame_beyond_those_announced_is_no_gap(tmp_path):
     seen = probe(path)
     assert not seen.gaps
     assert len(seen.missing) == 1
+
+
+@pytest.mark.parametrize("length", [0, 100, 600])
+@pytest.mark.parametrize("presized", [False, True])
+def test_edf_files_that_are_not_written_yet(tmp_path, length, presized):
+    path = write_esrf(tmp_path / "hair")
+    file = tmp_path / "hair" / "hair0005.edf"
+    data = file.read_bytes()
+    file.write_bytes(data[:length] + bytes(len(data) - length if presized else 0))
+    seen = probe(path)
+    assert any("hair0005.edf" in sentence for sentence in seen.missing)
+    assert index_scan(path, incomplete=True).header.shortfall.gaps == ((5, 5),)
+
+
+def test_edf_files_of_many_images(tmp_path):
+    path = write_esrf(tmp_path / "hair")
+    files = [tmp_path / "hair" / f"hair{number:04d}.edf" for number in range(PROJECTIONS)]
+    images = [file.read_bytes() for file in files]
+    for file in files:
+        file.unlink()
+    for file, first in zip(files, range(0, PROJECTIONS, 5), strict=False):
+        file.write_bytes(b"".join(images[first : first + 5]))
+    holds_every_frame(path)
+
+
+def test_pixels_of_edf_files_may_be_padded(tmp_path):
+    path = write_esrf(tmp_path / "hair")
+    for file in (tmp_path / "hair").glob("*.edf"):
+        data = file.read_bytes()
+        file.write_bytes(data.replace(b"Size = 320 ;", b"Size = 512 ;") + bytes(192))
+    holds_every_frame(path)
