@@ -26,7 +26,7 @@ from srctd.formats.planes import MOST_FRAMES
 from srctd.formats.protocol import ReadOptions
 from srctd.formats.rotations import rotations
 from srctd.formats.stackfiles import Listing, list_stack
-from srctd.formats.stacklook import MOST_GAPS, look_at
+from srctd.formats.stacklook import MOST_GAPS, aborted, look_at
 from srctd.formats.stackroles import KINDS, Seen, Survey, survey
 from srctd.formats.tags import read_all
 
@@ -253,6 +253,8 @@ class StackScan:
             words.append(f"{len(survey.cut) + len(survey.blank)} frames are cut short or were not written")
         if survey.lost:
             words.append(f"the camera's counter proves that {survey.lost} frames were dropped")
+        if broken_off := aborted(self, survey):
+            words.append(f"the acquisition was broken off ({broken_off})")
         return Shortfall(reason="; ".join(words), expected=expected, gaps=gaps[:MOST_GAPS]) if words else None
 
     def index(self, *, incomplete: bool = False, member: int = 0) -> FrameIndex:

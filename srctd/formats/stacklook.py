@@ -42,7 +42,7 @@ def look_at(scan: "StackScan") -> Probe:
         frames_found=survey.found,
         expectations=_expectations(scan, survey),
         end_marks=_end_marks(scan, survey),
-        aborted=_aborted(scan, survey),
+        aborted=aborted(scan, survey),
         gaps=_gaps(survey),
         missing=tuple(_shortened(scan, survey)),
         checks=tuple(survey.checks),
@@ -98,7 +98,8 @@ def _end_marks(scan: "StackScan", survey: Survey) -> tuple[EndMark, ...]:
     return tuple(marks)
 
 
-def _aborted(scan: "StackScan", survey: Survey) -> str:
+def aborted(scan: "StackScan", survey: Survey) -> str:
+    """What says that the acquisition was broken off; empty if nothing does."""
     wanted = survey.choice.layout.abort_files if survey.choice else ()
     return next((f"{name} is there" for name in _matching(scan, wanted)), "")
 

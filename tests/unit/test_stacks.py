@@ -115,6 +115,9 @@ def test_esrf_names_and_images_of_the_way_back(tmp_path):
     assert [mark.text for mark in probe(path).end_marks] == ["hair.xml is there"]
     (tmp_path / "hair" / "hair.abo").write_text("")
     assert probe(path).aborted == "hair.abo is there"
+    with pytest.raises(ScanUnreadable, match="broken off"):
+        index_scan(path)
+    assert "broken off" in index_scan(path, incomplete=True).header.shortfall.reason
 
 
 def test_angles_of_edf_files_without_a_log_are_those_of_the_motor(tmp_path):
