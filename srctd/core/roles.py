@@ -114,7 +114,8 @@ def choose(layouts: Sequence[Layout], names: Sequence[str], context: Context) ->
     if not fits:
         return None
     best = max(fits, key=lambda fit: fit.key)
-    roles = ", ".join(f"{count} {role}" for role, count in sorted(best.roles.items()))
+    words = {"counter": "frames under one counter"}
+    roles = ", ".join(f"{count} {words.get(role, role)}" for role, count in sorted(best.roles.items()))
     why = (
         f"layout {best.layout.name}: {roles} by their names{', and its log is there' if best.by_log else ''}"
     )
