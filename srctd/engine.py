@@ -115,6 +115,12 @@ class Engine:
             seen, key=lambda scan: (not scan.superseded, scan.completed_at, -scan.member), default=None
         )
 
+    def holding(self, path: str, fingerprint: str) -> Scan | None:
+        """The scan whose files these are, as they were judged or seen since; None if it was superseded."""
+        there = (self.scans[name] for name in self._at.get(path, ()))
+        mine = (scan for scan in there if not scan.superseded and scan.is_at(path, fingerprint))
+        return min(mine, key=lambda scan: scan.member, default=None)
+
     def newest_at(self, path: str) -> list[Scan]:
         """All members of the newest revision of the scan whose own path this is."""
         own = [scan for name in self._at.get(path, ()) if (scan := self.scans[name]).path == path]

@@ -238,8 +238,8 @@ class Intake:
         arrival = self.arrivals.get(listed.path)
         if arrival is not None and arrival.foreign and arrival.listed.fingerprint == listed.fingerprint:
             return True
-        known = self._engine.at(listed.path)
-        if known is None or known.superseded or not known.is_at(listed.path, listed.fingerprint):
+        known = self._engine.holding(listed.path, listed.fingerprint)
+        if known is None:
             return False
         waits = known.held is Step.CHECK
         return not waits and self.arrivals.pop(listed.path, None) is None
@@ -247,9 +247,8 @@ class Intake:
     async def _look_at(self, listed: Listed, site: Site) -> float:
         """Judge one group of files; return after how many seconds a look may say something new."""
         path = listed.path
-        known = self._engine.at(path)
-        same = known is not None and not known.superseded and known.is_at(path, listed.fingerprint)
-        if known and same and not await self._piece_came(known, site):
+        known = self._engine.holding(path, listed.fingerprint)
+        if known and not await self._piece_came(known, site):
             self.arrivals.pop(path, None)
             return site.root.listing_seconds
         looked_at = site.listing.looked_at(listed)
@@ -351,9 +350,7 @@ class Intake:
         assert arrival.verdict is not None
         assert arrival.probed is not None
         path, now = arrival.path, time.time()
-        for known in self._engine.newest_at(path):
-            if not known.done:
-                await self._engine.happen(Superseded(scan=known.id))
+        await self._supersede(path)
         revision = self._next_revision(path)
         members = max(1, arrival.probed.members)
         leader = scan_id(path, revision)
@@ -404,12 +401,20 @@ class Intake:
             return False  # its copy is not made yet: it is begun anew
         left = not self._engine.newest_at(path) and not await asyncio.to_thread(os.path.exists, twin.path)
         moved = _in_short(manifest, arrival.listed) if left else None
+        if path != twin.path:
+            await self._supersede(path)
         for scan in twins:
             log.info("scan.seen_again", scan=scan.id, path=path)
             await self._engine.happen(
                 SeenAgain(scan=scan.id, path=path, fingerprint=arrival.listed.fingerprint, moved=moved)
             )
         return True
+
+    async def _supersede(self, path: str) -> None:
+        """The files at a path were replaced: what is not done of the scan that they were ends."""
+        for known in self._engine.newest_at(path):
+            if not known.done and not known.superseded:
+                await self._engine.happen(Superseded(scan=known.id))
 
     async def _same_bytes(self, scan: Scan, manifest: Manifest) -> bool:
         """Whether files are, byte for byte, those that were copied of a scan."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import msgspec
 import numpy as np
 import pytest
 import requests
@@ -28,6 +29,11 @@ def small_scan(tmp_path: Path) -> Path:
     path.parent.mkdir()
     simulate(SMALL, str(path))
     return path
+
+
+def another(path: Path, seed: int) -> None:
+    """A scan of the same size and other content: a copy of one would be the same scan."""
+    simulate(msgspec.structs.replace(SMALL, seed=seed), str(path))
 
 
 def digest(path: Path) -> str:
@@ -155,13 +161,13 @@ def test_scans_that_arrived_while_the_daemon_was_down_are_caught_up_with_once(
     site = Site(tmp_path)
     (site.detector / "monday").mkdir()
     shutil.copyfile(small_scan, site.detector / "a.nxs")
-    shutil.copyfile(small_scan, site.detector / "monday" / "b.nxs")
+    another(site.detector / "monday" / "b.nxs", 2)
     with running(site):
         site.scan(count=2)
         assert site.stop() == 0
     with running(site):
         assert site.ask("status")["scans_total"] == 2
-        shutil.copyfile(small_scan, site.detector / "c.nxs")
+        another(site.detector / "c.nxs", 3)
         site.scan(count=3)
         assert site.ask("status")["scans_total"] == 3
         assert len(site.catalog().datasets("raw")) == 3
@@ -205,7 +211,8 @@ def test_bad_files_are_held_with_one_sentence_and_the_daemon_lives_on(
     with running(Site(tmp_path, stalled_seconds=1.5)) as site:
         shutil.copyfile(data / "nxtomo_metadata" / "24888.nxs", site.detector / "24888.nxs")
         shutil.copyfile(data / "nxtomo_metadata" / "112482.nxs", site.detector / "112482.nxs")
-        whole = small_scan.read_bytes()
+        another(tmp_path / "other.nxs", 2)
+        whole = (tmp_path / "other.nxs").read_bytes()
         (site.detector / "truncated.nxs").write_bytes(whole[: len(whole) // 2])
         with h5py.File(site.detector / "rank.h5", "w") as file:
             file["exchange/data"] = np.ones((10, 20), np.uint16)
