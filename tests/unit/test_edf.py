@@ -100,6 +100,7 @@ def test_a_long_header(tmp_path):
         ({"ByteOrder": "Middle"}, "ByteOrder = 'Middle'"),
         ({"ByteOrder": None}, "ByteOrder = ''"),
         ({"Compression": "gzip"}, "compressed"),
+        ({"Dim_3": "7"}, "Dim_3 = '7'"),
     ],
 )
 def test_a_header_that_is_wrong(tmp_path, changed, said):
@@ -109,7 +110,9 @@ def test_a_header_that_is_wrong(tmp_path, changed, said):
     assert "a.edf" in caught.value.sentence
 
 
-@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"{", b"{\nDim_1 = 5 ;\n", b"{" + b" " * (LONGEST_HEADER + 9)])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x93NUMPY", b"{", b"{\nDim_1 = 5 ;\n", b"{" + b" " * (LONGEST_HEADER + 9)]
+)
 def test_what_is_no_header(tmp_path, content):
     (tmp_path / "a.edf").write_bytes(content)
     with pytest.raises(ScanUnreadable):

@@ -188,7 +188,11 @@ def test_all_rules_mean_the_same_rotation(start, step, n, included):
     by_step = degrees(n, angle_start=start, angle_step=step)
     by_end = degrees(n, angle_start=start, angle_end=float(end), angle_end_included=included)
     by_range = degrees(n, angle_start=start, angle_range=float(end - start), angle_end_included=included)
-    by_all = degrees(n, angle_start=start, angle_step=step, angle_end=float(end), angle_range=float(end - start))
+    by_all = degrees(
+        n, angle_start=start, angle_step=step, angle_end=float(end), angle_range=float(end - start)
+    )
     for found in (by_step, by_end, by_range, by_all):
         assert found == pytest.approx(truth, abs=1e-6)
-    assert math.radians(1) * truth == pytest.approx(angles([tagged(angle_start=start, angle_step=step)], n).radians)
+    assert math.radians(1) * truth == pytest.approx(
+        angles([tagged(angle_start=start, angle_step=step)], n).radians
+    )

@@ -48,7 +48,7 @@ SKYSCAN = (
     "Number of Files=  720\r\nNumber Of Rows= 1024\r\nNumber Of Columns= 2048\r\nImage Pixel Size (um)=11.50\r\n"
     "Depth (bits)=16\r\nExposure (ms)=33\r\nRotation Step (deg)=0.500\r\nFlat Field Correction=ON\r\n"
 )
-SCT = "-nangles 1025\n-arange 180.0\n-num_bright_field 15\n-i0cycle 0\n-num_dark_fields 10\n-pxsize 0.00065\n-x y z\n"
+SCT = "-nangles 1025\n-arange 180\n-num_bright_field 15\n-i0cycle 0\n-num_dark_fields 10\n-pxsize .00065\n-x y z\n"
 INFO = (
     "Energy= 19\nDistance= 40\nPrefix= s1\nScanRange= 180\nTOMO_N= 900\nREF_ON= 450\nREF_N= 21\nDARK_N= 20\n"
     "Dim_1= 2048\nDim_2= 1024\nCount_time= 0.05\nLatency_time (s)= 0\nPixelSize= 6.5\nSrCurrent= 196.2\n"
@@ -202,7 +202,9 @@ def test_own_names_in_json(tmp_path, place):
 
 
 def test_own_names_in_lines(tmp_path):
-    text = "[scan]\n; a comment\nN_Projections = 10\npixel_size = 0.65 um\nenergy = 25\nenergy_unit = keV\nfoo = 1\n"
+    text = (
+        "[scan]\n; words\nN_Projections = 10\npixel_size = 0.65 um\nenergy = 25\nenergy_unit = keV\nfoo = 1\n"
+    )
     tagged = read(tmp_path, "scan.ini", text)
     assert plain(tagged) == {"n_projections": 10, "pixel_size": pytest.approx(6.5e-7), "energy": 25.0}
     assert tagged.unmapped == {"scan/foo": "1"}
@@ -228,7 +230,9 @@ def test_what_no_table_knows(tmp_path):
 
 def test_every_shipped_table_is_right_and_the_example_shows_every_key(tmp_path):
     tables = {table.name: table for table in load_tables()}
-    assert {"tomcat", "skyscan", "als832", "esrf-info", "edf-header", "generic-json", "example"} <= set(tables)
+    assert {"tomcat", "skyscan", "als832", "esrf-info", "edf-header", "generic-json", "example"} <= set(
+        tables
+    )
     text = """# sample: bone 12
 [Scan]
 Number of views = 720
@@ -292,7 +296,10 @@ def test_counts_and_flags_are_not_guessed(tmp_path):
 
 
 def test_the_same_said_twice_is_no_contradiction(tmp_path):
-    assert read(tmp_path, "a.info", "TOMO_N= 900\nEnergy= 19\nEnergy (keV)= 19.000\n").values["energy"].value == 19.0
+    assert (
+        read(tmp_path, "a.info", "TOMO_N= 900\nEnergy= 19\nEnergy (keV)= 19.000\n").values["energy"].value
+        == 19.0
+    )
 
 
 def test_json_keys_that_come_twice_contradict(tmp_path):
@@ -302,7 +309,13 @@ def test_json_keys_that_come_twice_contradict(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ['{"n_projections": 5', '["n_projections": 5]', '{"n_projections": ' + "[" * 100_000, '"n_projections": 5']
+    "text",
+    [
+        '{"n_projections": 5',
+        '["n_projections": 5]',
+        '{"n_projections": ' + "[" * 100_000,
+        '"n_projections": 5',
+    ],
 )
 def test_json_that_is_none(tmp_path, text):
     tagged = read(tmp_path, "scan.json", text)
@@ -328,7 +341,7 @@ def test_xml(tmp_path):
         'name = "own"\nfiles = ["*.xml"]\nsyntax = "xml"\n'
         '[[tag]]\nname = "energy"\nkey = "scan/energy"\n[[tag]]\nname = "sample"\nkey = "scan/sample@name"\n',
     )
-    text = '<?xml version="1.0" encoding="utf-8"?><scan><energy unit="eV">20000</energy><sample name="x"/><n>1</n></scan>'
+    text = '<?xml version="1.0"?><scan><energy unit="eV">20000</energy><sample name="x"/><n>1</n></scan>'
     tagged = read(tmp_path, "a.xml", text, **options)
     assert plain(tagged) == {"energy": 20.0, "sample": "x"}
     assert tagged.unmapped == {"scan/n": "1"}
@@ -423,6 +436,20 @@ def test_no_text_breaks_the_reading(tmp_path):
             break
 
 
+@pytest.mark.parametrize("line", ["\n", " ", "-", "a ", "1", "[", "= ", "---a ", ": ", "scan of sample "])
+def test_no_length_of_damage_takes_for_ever(tmp_path, line):
+    damage = (line * (2 * PART // len(line)))[: 2 * PART - 20_000].encode()
+    begin = time.monotonic()
+    for name, seed in (
+        ("a.log", TOMCAT),
+        ("b.log", SKYSCAN),
+        ("a.info", INFO),
+        ("scan.ini", "n_projections = 1\n"),
+    ):
+        read(tmp_path, name, seed.encode() + damage + b"\n" + seed.encode())
+    assert time.monotonic() - begin < 20
+
+
 def mutated(draw, seed):
     """A text with some of its bytes changed, doubled, cut out or put elsewhere."""
     raw = bytearray(seed)
@@ -436,7 +463,9 @@ def mutated(draw, seed):
             case 2:
                 raw[at:at] = raw[at : at + span]
             case 3:
-                raw[at:at] = draw.choice([b"\xff", b"\n", b":", b"[", b"{", b"1e400", b"-", b"\0", b"NaN", b"(um)"])
+                raw[at:at] = draw.choice(
+                    [b"\xff", b"\n", b":", b"[", b"{", b"1e400", b"-", b"\0", b"NaN", b"(um)"]
+                )
             case _:
                 other = draw.randrange(len(raw) + 1)
                 raw[at:at] = raw[other : other + span]
