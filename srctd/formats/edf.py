@@ -127,6 +127,11 @@ def _header_end(raw: bytes) -> int:
 
 def _parsed(path: str, raw: bytes, position: int) -> EdfHeader:
     fields = _fields(raw.strip()[1:-1].decode("latin-1"))
+    if fields.get("Dim_3", "1") != "1":
+        raise ScanUnreadable(
+            f"{path}: the EDF header has Dim_3 = {fields['Dim_3'][:40]!r}",
+            hint="it should hold single images",
+        )
     rows, columns = _side(path, fields, "Dim_2"), _side(path, fields, "Dim_1")
     return EdfHeader(fields, position + len(raw), rows, columns, _dtype(path, fields))
 

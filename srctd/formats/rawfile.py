@@ -140,8 +140,7 @@ def _unsaid(where: str, name: str) -> ScanUnreadable:
 
 
 def find_raw(path: str, options: ReadOptions) -> "RawScan | None":
-    """The raw file at a path: its own, its parameter file's, or that of a folder with exactly one and no other
-    frames.
+    """The raw file at a path: its own, its parameter file's, or that of a folder with one and no other frames.
 
     None if there is none. Folders of many images are left at the first one of them.
     """

@@ -17,7 +17,7 @@ from srctd.core.tags import CANONICAL, Canonical, Tagged, TagValue
 from srctd.formats import edf
 from srctd.formats.hdf5 import translated
 from srctd.formats.protocol import ReadOptions
-from srctd.formats.tagsyntax import Item, NotThatSyntax, items, searched, value_and_unit
+from srctd.formats.tagsyntax import LONGEST_LINE, Item, NotThatSyntax, items, searched, value_and_unit
 from srctd.formats.tagtables import DIMENSIONS, WORD_SYNTAXES, Plain, Table, Tag, load_tables
 
 PART = 2 * 1024**2
@@ -27,6 +27,8 @@ LONGEST = 1000
 MOST_UNMAPPED = 500
 MOST_NUMBERS = 10_000_000
 LARGEST_COUNT = 10**9
+LONGEST_NUMBER = 200
+"""Characters of a number with its unit."""
 SAME = 1e-6
 """Two numbers that differ relatively by less say the same."""
 FLAGS = {
@@ -121,7 +123,7 @@ def _from_edf(path: str, table: Table) -> Tagged | None:
         fields = edf.read_header(path).fields
     except ScanUnreadable as exc:
         return Tagged(path=path, table=table.name, notes=(exc.sentence,))
-    return _mapped(path, table, [Item(key, key, value) for key, value in fields.items()], "")
+    return _mapped(path, table, [Item(key, key, value) for key, value in fields.items()], [])
 
 
 def _from_text(path: str, read: _Text, table: Table, options: ReadOptions) -> Tagged:
@@ -136,7 +138,8 @@ def _from_text(path: str, read: _Text, table: Table, options: ReadOptions) -> Ta
             notes.append(f"{path} cannot be read by the table {table.name!r}: {exc}")
     if not read.whole and table.syntax in WORD_SYNTAXES:
         notes.append(f"of {path} the first and the last {PART:,} bytes were read")
-    tagged = _mapped(path, table, listed, read.text if table.syntax in WORD_SYNTAXES else "")
+    lines = read.text.splitlines() if table.syntax in WORD_SYNTAXES else []
+    tagged = _mapped(path, table, listed, lines)
     end_line, ends = _end_line(read.text, table, options)
     return msgspec.structs.replace(tagged, notes=(*notes, *tagged.notes), end_line=end_line, ends=ends)
 
@@ -155,7 +158,8 @@ def _end_line(text: str, table: Table, options: ReadOptions) -> tuple[str, bool]
 def _line(text: str, pattern: str) -> str:
     """The last line that a pattern is found in."""
     wanted = re.compile(pattern)
-    return next((line.strip()[:LONGEST] for line in reversed(text.splitlines()) if wanted.search(line)), "")
+    lines = (line[:LONGEST_LINE] for line in reversed(text.splitlines()))
+    return next((line.strip()[:LONGEST] for line in lines if wanted.search(line)), "")
 
 
 def fixed_by(table: str) -> str:
@@ -166,7 +170,7 @@ def fixed_by(table: str) -> str:
 # --- from items to canonical names ---------------------------------------------------------------------------
 
 
-def _mapped(path: str, table: Table, listed: Sequence[Item], text: str) -> Tagged:
+def _mapped(path: str, table: Table, listed: Sequence[Item], lines: Sequence[str]) -> Tagged:
     name = os.path.basename(path)
     by_key = _by_key(listed, table)
     values: dict[str, TagValue] = {
@@ -177,7 +181,9 @@ def _mapped(path: str, table: Table, listed: Sequence[Item], text: str) -> Tagge
     notes: list[str] = []
     kept: dict[str, str] = {}
     for canonical in dict.fromkeys(tag.name for tag in table.tag):
-        found, problems = _all_found([tag for tag in table.tag if tag.name == canonical], by_key, text, table)
+        found, problems = _all_found(
+            [tag for tag in table.tag if tag.name == canonical], by_key, lines, table
+        )
         used.update(table.same(item.key) for item in (*(entry.item for entry in found), *problems))
         notes += [
             f"{path}: {item.where} = {_short(item.value)!r} {why} and is not used as {canonical}"
@@ -209,13 +215,13 @@ def _by_key(listed: Iterable[Item], table: Table) -> dict[str, list[Item]]:
 
 
 def _all_found(
-    tags: Sequence[Tag], by_key: dict[str, list[Item]], text: str, table: Table
+    tags: Sequence[Tag], by_key: dict[str, list[Item]], lines: Sequence[str], table: Table
 ) -> tuple[list[_Found], dict[Item, str]]:
     """Every value that the file has for a canonical name; and those that cannot be used, with the reason."""
     found: list[_Found] = []
     problems: dict[Item, str] = {}
     for tag in tags:
-        for item in _candidates(tag, by_key, text, table):
+        for item in _candidates(tag, by_key, lines, table):
             try:
                 value = converted(item, tag, CANONICAL[tag.name])
             except NotUsable as exc:
@@ -225,9 +231,9 @@ def _all_found(
     return found, problems
 
 
-def _candidates(tag: Tag, by_key: dict[str, list[Item]], text: str, table: Table) -> list[Item]:
+def _candidates(tag: Tag, by_key: dict[str, list[Item]], lines: Sequence[str], table: Table) -> list[Item]:
     if not tag.keys:
-        item = searched(text, tag)
+        item = searched(lines, tag)
         return [item] if item is not None else []
     named = [item for key in tag.keys for item in _at(by_key, key, table) if item.value]
     if tag.unit_key:
@@ -248,7 +254,7 @@ def converted(item: Item, tag: Tag, meaning: Canonical) -> Value:
     """The value of an item in the unit used inside; raises `NotUsable`."""
     raw, unit = item.value, item.unit
     if tag.pattern and tag.keys:
-        match = re.search(tag.pattern, raw)
+        match = re.search(tag.pattern, raw[:LONGEST_LINE])
         if match is None:
             raise NotUsable("is not of the form that the table expects")
         raw, own_unit = value_and_unit(match)
@@ -284,7 +290,7 @@ def _single(raw: str) -> str:
 
 def _number(raw: str) -> tuple[float, str]:
     """A number and what stands behind it."""
-    match = NUMBER.fullmatch(raw.strip())
+    match = NUMBER.fullmatch(raw.strip()) if len(raw) <= LONGEST_NUMBER else None
     if match is None:
         raise NotUsable("is no number")
     number = float(match[1])
@@ -323,16 +329,17 @@ def _numbers(raw: str, unit: str, meaning: Canonical) -> tuple[float, ...]:
     if len(words) > MOST_NUMBERS:
         raise NotUsable(f"is {len(words):,} numbers")
     factor = _factor(unit, meaning)
-    return tuple(_number(word)[0] * factor if _bare(word) else _refuse(word) for word in words)
+    return tuple(_bare_number(word) * factor for word in words)
 
 
-def _bare(word: str) -> bool:
-    match = NUMBER.fullmatch(word)
-    return match is not None and not match[2]
-
-
-def _refuse(word: str) -> float:
-    raise NotUsable(f"holds {word[:40]!r}, which is no number")
+def _bare_number(word: str) -> float:
+    try:
+        number, behind = _number(word)
+    except NotUsable:
+        number, behind = 0.0, word
+    if behind:
+        raise NotUsable(f"holds {_short(word)!r}, which is no number")
+    return number
 
 
 # --- what could not be used --------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
@@ -17,6 +17,10 @@ DEEPEST = 20
 """Levels of a JSON or XML file."""
 MOST_ITEMS = 100_000
 MOST_COLUMNS = 1000
+LONGEST_KEY = 500
+"""Characters of a line in which a key and its separator are looked for."""
+LONGEST_LINE = 2000
+"""Characters of a line in which patterns are looked for: damaged files have lines of megabytes."""
 
 
 class NotThatSyntax(ValueError):
@@ -55,13 +59,14 @@ def items(text: str, table: Table) -> list[Item]:
     return listed
 
 
-def searched(text: str, tag: Tag) -> Item | None:
-    """What the pattern of a tag without a key finds in the text."""
-    match = re.search(tag.pattern, text, re.MULTILINE)
-    if match is None:
-        return None
-    line = text[: match.start()].count("\n") + 1
-    return Item(f"line {line}", "", *value_and_unit(match))
+def searched(lines: Sequence[str], tag: Tag) -> Item | None:
+    """What the pattern of a tag without a key finds first in some lines."""
+    pattern = re.compile(tag.pattern)
+    for number, line in enumerate(lines, 1):
+        match = pattern.search(line[:LONGEST_LINE])
+        if match is not None:
+            return Item(f"line {number}", "", *value_and_unit(match))
+    return None
 
 
 def value_and_unit(match: re.Match[str]) -> tuple[str, str]:
@@ -72,7 +77,7 @@ def value_and_unit(match: re.Match[str]) -> tuple[str, str]:
 
 
 def _unit_taken_out(item: Item, unit_in_key: str) -> Item:
-    if not unit_in_key or item.unit:
+    if not unit_in_key or item.unit or len(item.key) > LONGEST_KEY:
         return item
     section, slash, leaf = _leaf(item.key)
     match = re.search(unit_in_key, leaf)
@@ -91,23 +96,25 @@ def _from_lines(text: str, table: Table) -> Iterator[Item]:
     section = ""
     read_by_pattern = [re.compile(tag.pattern) for tag in table.tag if not tag.keys]
     for line in _own_lines(text, table):
-        begun = re.search(table.section, line) if table.section else None
+        begin = line[:LONGEST_KEY]
+        begun = re.search(table.section, begin) if table.section else None
         if begun is not None:
             section = (begun.group(1) or "").strip()
-        elif not any(pattern.search(line) for pattern in read_by_pattern):
-            key, *value = re.split(table.separator, line.strip(), maxsplit=1)
+        elif not any(pattern.search(line[:LONGEST_LINE]) for pattern in read_by_pattern):
+            between = re.search(table.separator, begin)
+            key = begin[: between.start()].strip() if between else ""
             where = f"{section}/{key}" if section else key
-            if key and value:
-                yield Item(where, where, value[-1].strip())
+            if between and key:
+                yield Item(where, where, line[between.end() :].strip())
 
 
 def _own_lines(text: str, table: Table) -> Iterator[str]:
-    """Lines that may hold something: neither empty nor comments, none after the keys have ended."""
-    comment = re.compile(rf"\s*(?:{table.comment})") if table.comment else None
-    for line in text.splitlines():
-        if table.until and re.search(table.until, line):
+    """Lines without blanks around them that may hold something: no comments, none after the keys have ended."""
+    comment = re.compile(table.comment) if table.comment else None
+    for line in map(str.strip, text.splitlines()):
+        if table.until and re.search(table.until, line[:LONGEST_LINE]):
             return
-        if line.strip() and not (comment and comment.match(line)):
+        if line and not (comment and comment.match(line)):
             yield line
 
 

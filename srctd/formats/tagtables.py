@@ -207,7 +207,7 @@ def _check_syntax(where: str, table: Table) -> None:
             )
     for encoding in table.encodings:
         try:
-            b"".decode(encoding)
+            b"a".decode(encoding, errors="replace")  # nothing to decode is not looked up
         except LookupError as exc:
             raise ConfigError(f"{where}: encodings names {encoding!r}, which is unknown") from exc
 
