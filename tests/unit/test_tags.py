@@ -398,6 +398,14 @@ def test_a_wrong_table_is_one_sentence_with_its_place(tmp_path, table, said):
     assert "\n" not in caught.value.sentence
 
 
+def test_tables_of_a_site_go_before_the_shipped_ones_and_replace_them_by_name(tmp_path):
+    own = GOOD.replace("*.own", "*.log") + '[[tag]]\nname = "sample"\nkey = "File Prefix"\n'
+    assert read(tmp_path, "a.log", TOMCAT, **with_table(tmp_path, own)).table == "own"
+    assert read(tmp_path, "a.info", INFO, **with_table(tmp_path, own)).table == "esrf-info"
+    instead = own.replace('"own"', '"tomcat"').replace("*.log", "*.nothing")
+    assert read(tmp_path, "a.log", TOMCAT, **with_table(tmp_path, instead)) is None
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(ConfigError, match="no such folder"):
         read(tmp_path, "a.log", TOMCAT, tags_directory=str(tmp_path / "nowhere"))
