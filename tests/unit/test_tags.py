@@ -295,6 +295,15 @@ def test_counts_and_flags_are_not_guessed(tmp_path):
     assert "is neither yes nor no" in odd.notes[0]
 
 
+def test_a_key_that_comes_over_and_over_is_said_a_few_times(tmp_path):
+    tagged = read(tmp_path, "a.info", "TOMO_N= 900\n" + "".join(f"Energy= x{i}\n" for i in range(1000)))
+    assert 0 < len(tagged.notes) < 10
+    assert tagged.unmapped["Energy"].startswith("x0; x1; ")
+    assert tagged.unmapped["Energy"].endswith("...")
+    huge = read(tmp_path, "a.info", "TOMO_N= 900\nDistance= 1e308 km\n")
+    assert "is no finite number" in huge.notes[0]
+
+
 def test_the_same_said_twice_is_no_contradiction(tmp_path):
     assert (
         read(tmp_path, "a.info", "TOMO_N= 900\nEnergy= 19\nEnergy (keV)= 19.000\n").values["energy"].value
