@@ -102,9 +102,9 @@ class FormatsSection(Section, frozen=True, kw_only=True):
     """Where the tables lie by which logs and stacks of files are understood."""
 
     tags_directory: str = ""
-    """Empty: the tables shipped with srctd."""
+    """Of tables beside those shipped with srctd, which they replace by name."""
     layouts_directory: str = ""
-    """Empty: the layouts shipped with srctd."""
+    """Of layouts beside those shipped with srctd, which they replace by name."""
 
     @property
     def read_options(self) -> "ReadOptions":

@@ -34,6 +34,8 @@ from srctd.core.lifecycle import Scan
 from srctd.core.scan import Manifest
 from srctd.engine import Engine, JournalThread
 from srctd.formats.isolated import IsolatedReader
+from srctd.formats.layouts import load_layouts
+from srctd.formats.tagtables import load_tables
 from srctd.intake import Intake
 from srctd.messages import Messages
 from srctd.steps import GIGABYTE, Services, part_folder
@@ -96,6 +98,9 @@ class Daemon:
         reserve = int(config.storage.reserve_gigabytes * GIGABYTE)
         storage = SharedStorage(config.storage.shared, str(state / "storage"))
         copies = Copies(config.daemon.copies_at_once, storage, reserve)
+        # A mistake in a table is named now, not at the first scan that needs it.
+        load_tables(config.formats.tags_directory)
+        load_layouts(config.formats.layouts_directory)
         services = Services(
             config=config,
             recipes=load_recipes(config.recipes),

@@ -4,8 +4,10 @@ Also where the shipped ones lie. Configuration, recipes, tables of tags and layo
 """
 
 import difflib
+import os
 import re
 import sysconfig
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -41,6 +43,21 @@ def read_toml(path: Path, form: type[Form], *, unreadable: str = "", keys: str =
         raise ConfigError(f"{path}: not TOML: {exc}") from exc
     except msgspec.ValidationError as exc:
         raise ConfigError(f"{path}: {_plain(str(exc))}", hint=_hint(str(exc), form, keys)) from exc
+
+
+def toml_files(folders: Iterable[str], what: str) -> tuple[tuple[str, int], ...]:
+    """Path and time of every TOML file in some folders, by name within each; raises `ConfigError`.
+
+    The time is there so that what was read once is read again where a file was edited.
+    """
+    found: list[tuple[str, int]] = []
+    for folder in folders:
+        try:
+            there = [(entry.path, entry.stat().st_mtime_ns) for entry in os.scandir(folder)]
+        except OSError as exc:
+            raise ConfigError(f"{folder}: no such folder of {what}: {exc.strerror}") from exc
+        found += sorted(file for file in there if file[0].endswith(".toml"))
+    return tuple(found)
 
 
 def _plain(message: str) -> str:

@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import msgspec
@@ -25,6 +26,8 @@ PART = 2 * 1024**2
 LONGEST = 1000
 """Characters of a value that are kept verbatim."""
 MOST_UNMAPPED = 500
+MOST_SAID = 4
+"""Values of one kind that notes name."""
 MOST_NUMBERS = 10_000_000
 LARGEST_COUNT = 10**9
 LONGEST_NUMBER = 200
@@ -140,26 +143,25 @@ def _from_text(path: str, read: _Text, table: Table, options: ReadOptions) -> Ta
         notes.append(f"of {path} the first and the last {PART:,} bytes were read")
     lines = read.text.splitlines() if table.syntax in WORD_SYNTAXES else []
     tagged = _mapped(path, table, listed, lines)
-    end_line, ends = _end_line(read.text, table, options)
+    end_line, ends = _end_line(lines, table, options)
     return msgspec.structs.replace(tagged, notes=(*notes, *tagged.notes), end_line=end_line, ends=ends)
 
 
-def _end_line(text: str, table: Table, options: ReadOptions) -> tuple[str, bool]:
-    """The line that says that the acquisition ended, and whether there must be one before it has."""
+def _end_line(lines: Sequence[str], table: Table, options: ReadOptions) -> tuple[str, bool]:
+    """The last line that says that the acquisition ended, and whether there must be one before it has."""
     pattern = options.end_line or table.end_line
     if table.syntax not in WORD_SYNTAXES or not pattern:
         return "", False
-    logged = text
-    if table.until and (begun := re.search(table.until, text)):
-        logged = text[begun.end() :]
-    return _line(logged, pattern), bool(options.end_line) or table.always_ends
-
-
-def _line(text: str, pattern: str) -> str:
-    """The last line that a pattern is found in."""
+    logged = lines[_first_with(lines, table.until) :] if table.until else lines
     wanted = re.compile(pattern)
-    lines = (line[:LONGEST_LINE] for line in reversed(text.splitlines()))
-    return next((line.strip()[:LONGEST] for line in lines if wanted.search(line)), "")
+    cut = (line[:LONGEST_LINE].strip() for line in reversed(logged))
+    return next(filter(wanted.search, cut), ""), bool(options.end_line) or table.always_ends
+
+
+def _first_with(lines: Sequence[str], pattern: str) -> int:
+    """Index of the first line that a pattern is found in; 0 if there is none."""
+    wanted = re.compile(pattern)
+    return next((i for i, line in enumerate(lines) if wanted.search(line[:LONGEST_LINE])), 0)
 
 
 def fixed_by(table: str) -> str:
@@ -187,7 +189,7 @@ def _mapped(path: str, table: Table, listed: Sequence[Item], lines: Sequence[str
         used.update(table.same(item.key) for item in (*(entry.item for entry in found), *problems))
         notes += [
             f"{path}: {item.where} = {_short(item.value)!r} {why} and is not used as {canonical}"
-            for item, why in problems.items()
+            for item, why in islice(problems.items(), MOST_SAID)
         ]
         _keep(kept, problems)
         if not found:
@@ -270,7 +272,7 @@ def converted(item: Item, tag: Tag, meaning: Canonical) -> Value:
     number, own_unit = _number(_single(str(word)))
     if meaning.kind == "count":
         return _count(number, own_unit)
-    return _in_own_unit(number, _one_unit(own_unit, unit, meaning) or tag.unit, meaning)
+    return _finite(number * _factor(_one_unit(own_unit, unit, meaning) or tag.unit, meaning))
 
 
 def _flag(word: Plain) -> bool:
@@ -293,10 +295,13 @@ def _number(raw: str) -> tuple[float, str]:
     match = NUMBER.fullmatch(raw.strip()) if len(raw) <= LONGEST_NUMBER else None
     if match is None:
         raise NotUsable("is no number")
-    number = float(match[1])
+    return _finite(float(match[1])), match[2].strip()
+
+
+def _finite(number: float) -> float:
     if not math.isfinite(number):
         raise NotUsable("is no finite number")
-    return number, match[2].strip()
+    return number
 
 
 def _count(number: float, behind: str) -> int:
@@ -312,10 +317,6 @@ def _one_unit(behind: str, beside: str, meaning: Canonical) -> str:
     return behind or beside
 
 
-def _in_own_unit(number: float, unit: str, meaning: Canonical) -> float:
-    return number * _factor(unit, meaning)
-
-
 def _factor(unit: str, meaning: Canonical) -> float:
     dimension = DIMENSIONS[meaning.unit]
     worth, own = dimension.factor(unit), dimension.factor(meaning.unit)
@@ -329,7 +330,7 @@ def _numbers(raw: str, unit: str, meaning: Canonical) -> tuple[float, ...]:
     if len(words) > MOST_NUMBERS:
         raise NotUsable(f"is {len(words):,} numbers")
     factor = _factor(unit, meaning)
-    return tuple(_bare_number(word) * factor for word in words)
+    return tuple(_finite(_bare_number(word) * factor) for word in words)
 
 
 def _bare_number(word: str) -> float:
@@ -356,11 +357,11 @@ def same(one: Value, other: Value) -> bool:
 
 def _both(found: Sequence[_Found]) -> str:
     said = dict.fromkeys(f"{entry.item.where} = {_short(entry.item.value)!r}" for entry in found)
-    return " and ".join(list(said)[:4])
+    return " and ".join(islice(said, MOST_SAID))
 
 
-def _short(value: str) -> str:
-    return value if len(value) <= 60 else f"{value[:57]}..."
+def _short(value: str, most: int = 60) -> str:
+    return value if len(value) <= most else f"{value[: most - 3]}..."
 
 
 def _unmapped(by_key: dict[str, list[Item]], used: set[str]) -> dict[str, str]:
@@ -377,4 +378,4 @@ def _keep(kept: dict[str, str], listed: Iterable[Item]) -> None:
     by_place: dict[str, dict[str, None]] = {}
     for item in listed:
         by_place.setdefault(item.where, {})[item.value] = None
-    kept.update((where, "; ".join(values)[:LONGEST]) for where, values in by_place.items())
+    kept.update((where, _short("; ".join(values), LONGEST)) for where, values in by_place.items())

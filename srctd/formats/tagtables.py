@@ -4,7 +4,6 @@
 """
 
 import fnmatch
-import os
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +14,7 @@ import msgspec
 from srctd.core.errors import ConfigError
 from srctd.core.tags import CANONICAL
 from srctd.formats.units import ANGLE, CURRENT, ENERGY, LENGTH, MAGNIFICATION, TIME, Dimension
-from srctd.toml import etc_folder, read_toml
+from srctd.toml import etc_folder, read_toml, toml_files
 
 Syntax = Literal["keyvalue", "ini", "regex", "json", "xml", "csv", "edf"]
 WORD_SYNTAXES = ("keyvalue", "ini", "regex")
@@ -146,22 +145,21 @@ def load_table(file: Path) -> Table:
 
 
 def load_tables(directory: str = "") -> tuple[Table, ...]:
-    """All tables of a folder, those of the highest priority first; empty: the shipped ones. Raises
-    `ConfigError`.
+    """The shipped tables and those of a folder, which replace shipped ones by name; raises `ConfigError`.
+
+    In the order in which they are tried: by priority, the folder's before shipped ones, by name.
     """
-    folder = Path(directory) if directory else etc_folder() / "tags"
-    try:
-        files = sorted((entry.path, entry.stat().st_mtime_ns) for entry in os.scandir(folder))
-    except OSError as exc:
-        raise ConfigError(f"{folder}: no such folder of tables of tags: {exc.strerror}") from exc
-    return _load_tables(tuple(file for file in files if file[0].endswith(".toml")))
+    shipped = _load_tables(toml_files([str(etc_folder() / "tags")], "tables of tags"))
+    own = _load_tables(toml_files([directory], "tables of tags")) if directory else ()
+    names = {table.name for table in own}
+    tables = [*own, *(table for table in shipped if table.name not in names)]
+    return tuple(sorted(tables, key=lambda table: -table.priority))
 
 
 @lru_cache(maxsize=16)
 def _load_tables(files: tuple[tuple[str, int], ...]) -> tuple[Table, ...]:
-    """By path and time, so that a table that was edited is read again."""
-    tables = [load_table(Path(path)) for path, _ in files]
-    return tuple(sorted(tables, key=lambda table: (-table.priority, table.name)))
+    """The tables of one folder, by name."""
+    return tuple(sorted((load_table(Path(path)) for path, _ in files), key=lambda table: table.name))
 
 
 def _own_names(table: Table) -> list[Tag]:

@@ -295,6 +295,15 @@ def test_counts_and_flags_are_not_guessed(tmp_path):
     assert "is neither yes nor no" in odd.notes[0]
 
 
+def test_a_key_that_comes_over_and_over_is_said_a_few_times(tmp_path):
+    tagged = read(tmp_path, "a.info", "TOMO_N= 900\n" + "".join(f"Energy= x{i}\n" for i in range(1000)))
+    assert 0 < len(tagged.notes) < 10
+    assert tagged.unmapped["Energy"].startswith("x0; x1; ")
+    assert tagged.unmapped["Energy"].endswith("...")
+    huge = read(tmp_path, "a.info", "TOMO_N= 900\nDistance= 1e308 km\n")
+    assert "is no finite number" in huge.notes[0]
+
+
 def test_the_same_said_twice_is_no_contradiction(tmp_path):
     assert (
         read(tmp_path, "a.info", "TOMO_N= 900\nEnergy= 19\nEnergy (keV)= 19.000\n").values["energy"].value
@@ -396,6 +405,14 @@ def test_a_wrong_table_is_one_sentence_with_its_place(tmp_path, table, said):
     assert re.search(said, caught.value.sentence)
     assert "own.toml" in caught.value.sentence
     assert "\n" not in caught.value.sentence
+
+
+def test_tables_of_a_site_go_before_the_shipped_ones_and_replace_them_by_name(tmp_path):
+    own = GOOD.replace("*.own", "*.log") + '[[tag]]\nname = "sample"\nkey = "File Prefix"\n'
+    assert read(tmp_path, "a.log", TOMCAT, **with_table(tmp_path, own)).table == "own"
+    assert read(tmp_path, "a.info", INFO, **with_table(tmp_path, own)).table == "esrf-info"
+    instead = own.replace('"own"', '"tomcat"').replace("*.log", "*.nothing")
+    assert read(tmp_path, "a.log", TOMCAT, **with_table(tmp_path, instead)) is None
 
 
 def test_a_folder_that_is_not_there(tmp_path):
