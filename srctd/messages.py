@@ -10,6 +10,9 @@ from srctd.adapters.journal import Journal
 from srctd.core.completion import Message
 from srctd.engine import JournalThread
 
+KEPT_SECONDS = 24 * 3600.0
+"""A scan of which nothing was seen for so long after it was told of does not come any more."""
+
 
 class Messages:
     """At most one message for each path."""
@@ -17,28 +20,38 @@ class Messages:
     def __init__(self, journal: Journal, thread: JournalThread) -> None:
         self._journal = journal
         self._thread = thread
-        self._by_path: dict[str, Message] = {}
+        self._by_path: dict[str, tuple[Message, float]] = {}
 
     async def load(self) -> Iterable[str]:
         """Read what the journal has; return the paths."""
         rows = await self._thread.call(self._journal.messages)
-        self._by_path = {path: msgspec.json.decode(body, type=Message) for path, body in rows.items()}
+        self._by_path = {
+            path: (msgspec.json.decode(body, type=Message), at) for path, (body, at) in rows.items()
+        }
+        for path in [path for path in self._by_path if self._about(path) is None]:
+            await self._drop(path)
         return tuple(self._by_path)
 
     async def put(self, path: str, message: Message) -> None:
         """Keep a message; a later one about the same path replaces it."""
-        await self._thread.call(self._journal.put_message, path, msgspec.json.encode(message), time.time())
-        self._by_path[path] = message
+        now = time.time()
+        await self._thread.call(self._journal.put_message, path, msgspec.json.encode(message), now)
+        self._by_path[path] = message, now
 
     def about(self, path: str) -> Message | None:
-        """What was told of a scan: of its own path, of a file in its folder, or of the folder around it."""
-        if path in self._by_path:
-            return self._by_path[path]
-        inside = (told for told in self._by_path if told.startswith(path + os.sep))
-        return next((self._by_path[told] for told in inside), None)
+        """What was told of a scan: of its own path, or of a file or folder in it."""
+        told = (self._about(told) for told in self._by_path if told == path or told.startswith(path + os.sep))
+        return next(filter(None, told), None)
 
     async def drop(self, path: str) -> None:
         """Forget what was told of a scan that was judged."""
         for told in [told for told in self._by_path if told == path or told.startswith(path + os.sep)]:
-            await self._thread.call(self._journal.drop_message, told)
-            del self._by_path[told]
+            await self._drop(told)
+
+    def _about(self, path: str) -> Message | None:
+        message, at = self._by_path[path]
+        return message if time.time() - at < KEPT_SECONDS else None
+
+    async def _drop(self, path: str) -> None:
+        await self._thread.call(self._journal.drop_message, path)
+        del self._by_path[path]

@@ -139,11 +139,11 @@ class Journal:
 
     # --- messages of acquisitions ---------------------------------------------------------------------------
 
-    def messages(self) -> dict[str, bytes]:
-        """What was told of scans that are not judged yet: JSON by path."""
+    def messages(self) -> dict[str, tuple[bytes, float]]:
+        """What was told of scans that are not judged yet: JSON and UTC timestamp by path."""
         with self._guarded("read"):
-            rows = self._db.execute("SELECT path, body FROM messages")
-            return {row["path"]: row["body"].encode() for row in rows}
+            rows = self._db.execute("SELECT path, body, at FROM messages")
+            return {row["path"]: (row["body"].encode(), row["at"]) for row in rows}
 
     def put_message(self, path: str, body: bytes, at: float) -> None:
         """Keep a message (JSON, UTC timestamp `at`); a later one about the same path replaces it."""

@@ -305,7 +305,7 @@ def test_messages_are_kept_until_they_are_dropped(journal):
     journal.put_message("/d/a", b'{"frames":1}', 1.0)
     journal.put_message("/d/a", b'{"frames":2}', 2.0)
     journal.put_message("/d/b", b"{}", 3.0)
-    assert journal.messages() == {"/d/a": b'{"frames":2}', "/d/b": b"{}"}
+    assert journal.messages() == {"/d/a": (b'{"frames":2}', 2.0), "/d/b": (b"{}", 3.0)}
     journal.drop_message("/d/a")
     assert list(journal.messages()) == ["/d/b"]
 
