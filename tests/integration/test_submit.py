@@ -1,0 +1,114 @@
+"""`srctd submit`: an acquisition says that its scan has ended. No workers: what counts is the verdict."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from site_under_test import Site, running
+
+from srctd.sim.spec import Faults
+from srctd.sim.writer import SimulationSpec, simulate
+
+SMALL: dict[str, Any] = {"rows": 6, "columns": 48, "angles": 60, "flats": 3, "darks": 2, "format": "kit"}
+FRAMES = 65
+END_IS_TOLD = 'require_end = true\nend_evidence = ["message"]'
+
+
+def a_site(tmp_path: Path) -> Site:
+    return Site(tmp_path / "site", workers=0, catalog="", watch=END_IS_TOLD, stalled_seconds=600.0)
+
+
+def submit(site: Site, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "srctd", "submit", "--endpoint", site.endpoint, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def why(site: Site, name: str) -> str:
+    return "\n".join(site.ask("why", scan=name)["sentences"])
+
+
+def waiting_for_the_end(site: Site, path: Path) -> None:
+    def reached() -> bool:
+        rows = site.ask("status")["arriving"]
+        return bool(rows) and "acquisition ended" in " ".join((rows[0]["reason"], *rows[0]["missing"]))
+
+    site.until(reached, f"{path} waits for its end")
+
+
+def test_a_scan_waits_until_it_is_told_of_also_through_a_restart(tmp_path):
+    site = a_site(tmp_path)
+    path = site.detector / "scan 1"
+    simulate(SimulationSpec(**SMALL), str(path))
+    with running(site):
+        waiting_for_the_end(site, path)
+        site.kill()
+    with running(site):
+        waiting_for_the_end(site, path)
+        done = submit(site, str(path), "--frames", str(FRAMES))
+        assert done.returncode == 0, done.stderr
+        site.kill()
+    with running(site):
+        site.copied("scan 1")
+        said = why(site, "scan 1")
+        assert "COMPLETE" in said
+        assert "srctd submit" in said
+    with running(site):
+        assert len(site.settled()["scans"]) == 1
+
+
+def test_fewer_frames_than_were_taken_are_still_awaited(tmp_path):
+    site = a_site(tmp_path)
+    path = site.detector / "scan"
+    simulate(SimulationSpec(**SMALL), str(path))
+    with running(site):
+        waiting_for_the_end(site, path)
+        submit(site, str(path), "--frames", str(FRAMES + 5))
+        site.until(
+            lambda: f"of {FRAMES + 5} announced" in why(site, "scan"), "the announced frames are missing"
+        )
+
+
+def test_what_was_broken_off_is_taken_or_held(tmp_path):
+    site = a_site(tmp_path)
+    late, early = site.detector / "late", site.detector / "early"
+    simulate(SimulationSpec(**SMALL, faults=Faults(abort_after=FRAMES - 1)), str(late))
+    simulate(SimulationSpec(**SMALL, faults=Faults(abort_after=20)), str(early))
+    with running(site):
+        for path in (late, early):
+            assert submit(site, str(path), "--aborted", "beam lost").returncode == 0
+        scan = site.copied("late")
+        assert scan["state"] == "running"
+        assert "INCOMPLETE_USABLE" in why(site, "late")
+        held = site.scan("held")
+        assert Path(held["path"]).name == "early"
+        assert "beam lost" in held["reason"]
+
+
+def test_a_scan_from_elsewhere_is_taken_too(tmp_path):
+    site = a_site(tmp_path)
+    folder, file = tmp_path / "archive" / "old", tmp_path / "archive" / "older.nxs"
+    simulate(SimulationSpec(**SMALL), str(folder))
+    simulate(SimulationSpec(**{**SMALL, "format": "nxtomo"}), str(file))
+    simulate(
+        SimulationSpec(**{**SMALL, "format": "nxtomo"}, seed=4), str(tmp_path / "archive" / "not_meant.nxs")
+    )
+    with running(site):
+        for path in (folder, file):
+            assert submit(site, str(path)).returncode == 0
+        for path in (folder, file):
+            assert site.copied(path.name)["path"] == str(path)
+        status = site.settled()
+        assert len(status["scans"]) == 2
+        site.until(lambda: len(site.ask("status")["roots"]) == 1, "only the root is watched again")
+
+
+@pytest.mark.parametrize(("path", "said"), [("/no/such", "is not there"), ("{shared}", "among the results")])
+def test_what_cannot_be_is_refused_in_one_sentence(tmp_path, path, said):
+    site = a_site(tmp_path)
+    with running(site):
+        done = submit(site, path.format(shared=site.shared))
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
