@@ -205,6 +205,9 @@ class RawScan(StackScan):
 
     def form(self) -> RawForm:
         """Where the frames lie; raises `ScanUnreadable` where that is not said."""
+        told = self.value("n_projections")
+        if told is not None and "n_projections" not in self.counts:
+            raise ScanUnreadable(f"{self._path}: {told.origin} = {told.value}, which no detector takes")
         if not self.counts.get("n_projections"):
             raise _unsaid(self._path, "n_projections")
         return raw_form(self._path, {name: value for name in FORM if (value := self.value(name)) is not None})

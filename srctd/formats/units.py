@@ -82,12 +82,17 @@ def _worth(dimension: Dimension, reading: Reading) -> float | None:
 
     The root units are compared, not the dimensions: counts and percent have none, as radians have none.
     """
-    factor, root = _in_root_units(reading[0] + reading[1])
-    own_factor, own_root = _in_root_units(dimension.unit)
-    return factor / own_factor if root == own_root else None
+    there, own = _in_root_units(reading[0] + reading[1]), _in_root_units(dimension.unit)
+    return there[0] / own[0] if there and own and there[1] == own[1] else None
 
 
-def _in_root_units(name: str) -> tuple[float, object]:
-    factor, root = _registry().get_root_units(name)
+def _in_root_units(name: str) -> tuple[float, object] | None:
+    """Factor and root units; None for what no factor converts, such as degrees Celsius and decibels."""
+    import pint
+
+    try:
+        factor, root = _registry().get_root_units(name)
+    except pint.PintError:
+        return None
     assert isinstance(factor, int | float)  # pint counts in these unless a registry is told otherwise
     return factor, root

@@ -43,7 +43,26 @@ def test_spellings_of_detectors(dimension, spelling, worth):
 @pytest.mark.parametrize("dimension", [LENGTH, ENERGY, TIME, ANGLE, CURRENT])
 @pytest.mark.parametrize(
     "spelling",
-    ["", " ", "undefined", "NaN", "counts", "pixel", "px", "%", "1", "1e3", "a.u.", "m/s", "m**2", "\0"],
+    [
+        "",
+        " ",
+        "ANP",
+        "dB",
+        "degC",
+        "mdegC",
+        "undefined",
+        "NaN",
+        "counts",
+        "pixel",
+        "px",
+        "%",
+        "1",
+        "1e3",
+        "a.u.",
+        "m/s",
+        "m**2",
+        "\0",
+    ],
 )
 def test_what_is_no_unit_is_unknown(dimension, spelling):
     assert dimension.factor(spelling) is None
