@@ -33,6 +33,7 @@ reserve_gigabytes = 0.1
 path = {detector}
 settle_seconds = 1.0
 unmarked_settle_seconds = 3.0
+unannounced_settle_seconds = 5.0
 stalled_seconds = 20.0
 
 [[accounts]]

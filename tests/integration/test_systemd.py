@@ -39,6 +39,7 @@ path = "/srv/detector"
 listing_seconds = 0.5
 settle_seconds = 0.3
 unmarked_settle_seconds = 0.5
+unannounced_settle_seconds = 1.0
 [daemon]
 stop_grace_seconds = 2.0
 [pool]
