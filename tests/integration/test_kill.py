@@ -15,7 +15,16 @@ from srctd.adapters import control_client
 from srctd.core.lifecycle import Step
 from srctd.sim.writer import SimulationSpec, simulate
 
-ALL = {"input", "manifest.json", "manifest.xxh128", "parameters.json", "preview", "output", "record.json"}
+ALL = {
+    "input",
+    "manifest.json",
+    "manifest.xxh128",
+    "frames.json",
+    "parameters.json",
+    "preview",
+    "output",
+    "record.json",
+}
 
 
 @pytest.fixture(scope="module")
