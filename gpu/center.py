@@ -233,16 +233,35 @@ def _mirror(rows: Rows, angles: Angles) -> Guesses | None:
     Angles that stop one step short of a half turn have no such pair, but two that miss it by a step: their features
     lie on either side of where they should, which widens the peak and does not move it much. Farther off: None.
     """
-    usual = step(angles)
-    miss = np.abs(np.mod(angles[None] - angles[:, None], 2 * np.pi) - np.pi)
-    first, second = np.nonzero(miss <= max(miss.min(), 0.5 * usual) + 1e-9)
-    if len(first) == 0 or miss.min() > 1.2 * usual:
+    first, second = _opposite(angles)
+    if len(first) == 0:
         return None
-    keep = np.linspace(0, len(first) - 1, min(len(first), _PAIRS)).astype(int)
     spectrum, omega, length = _spectrum(rows)
     weight = (omega * np.exp(-((omega / _DETAIL) ** 2))) ** 2
-    cross = (spectrum[:, first[keep]] * spectrum[:, second[keep]]).sum(axis=1) * weight
+    cross = (spectrum[:, first] * spectrum[:, second]).sum(axis=1) * weight
     return _peaks(cross, length, rows.shape[2])
+
+
+def _opposite(angles: Angles) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """At most `_PAIRS` pairs of projections that are half a turn apart, as nearly as any are, spread over all."""
+    turn = 2 * np.pi
+    around = np.mod(angles, turn)
+    order = np.argsort(around, kind="stable")
+    once = around[order]
+    several = np.concatenate([once - turn, once, once + turn])
+    wanted = np.mod(around + np.pi, turn)
+    at = np.searchsorted(several, wanted)
+    miss = np.minimum(wanted - several[at - 1], several[at] - wanted).min()
+    usual = step(angles)
+    if miss > 1.2 * usual:
+        return order[:0], order[:0]
+    reach = max(miss, 0.5 * usual) + 1e-9
+    low = np.searchsorted(several, wanted - reach, side="left")
+    pairs = np.cumsum(np.searchsorted(several, wanted + reach, side="right") - low)
+    keep = np.linspace(0, pairs[-1] - 1, min(int(pairs[-1]), _PAIRS)).astype(np.intp)
+    first = np.searchsorted(pairs, keep, side="right")
+    within = keep - np.concatenate([[0], pairs[:-1]])[first]
+    return first, order[(low[first] + within) % len(order)]
 
 
 def _fourier(rows: Rows, angles: Angles) -> Guesses | None:

@@ -27,7 +27,7 @@ MOST_FOLDERS = 200_000
 MOST_PROBLEMS = 20
 ACTIVE_SECONDS = 60.0
 """So long after its last change a folder stays active: clocks of file systems tick coarsely."""
-COST_CHANGING = 10.0
+COST_CHANGING = 5.0
 COST_QUIET = 150.0
 """A folder is listed at most every so many times what a listing of it takes: below 1 % of a core while quiet."""
 FORGET_SECONDS = 3600.0
