@@ -131,7 +131,7 @@ class Answers:
         again = request.step or (Step.SUBMIT if overrides else None)
         if scan.superseded:
             raise BadRequest(f"{scan.id} was superseded by a later revision", hint="name that one")
-        if request.incomplete and (scan.partial or not view.unfinished(scan)):
+        if request.incomplete and (scan.partial or scan.held is not Step.CHECK):
             raise BadRequest(f"{scan.id} is not held for being incomplete", hint="leave --incomplete out")
         if again is None and scan.done:
             raise BadRequest(f"{scan.id} is done", hint="name a step to do again: --step reconstruct")

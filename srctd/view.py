@@ -11,7 +11,6 @@ import msgspec
 from srctd import __version__
 from srctd.core.completion import State, Verdict
 from srctd.core.dispatch import ScanJobs
-from srctd.core.labels import UNFINISHED
 from srctd.core.lifecycle import Box, Scan, Stage, Status, Step, current_stage, stages
 from srctd.intake import Arrival
 from srctd.results import Previewed, Published, Reconstructed, Registered, Submitted, Synced
@@ -33,13 +32,6 @@ def scan_row(scan: Scan, jobs: ScanJobs) -> dict[str, Any]:
         "progress": 1.0 if boxes[Stage.RUN] is Box.DONE else jobs.fraction,
         "completed_at": scan.completed_at,
     }
-
-
-def unfinished(scan: Scan) -> bool:
-    """Whether its verdict holds it until the rest arrives or a person takes what is there."""
-    if bytes(scan.verdict) == b"null":
-        return False
-    return msgspec.json.decode(scan.verdict, type=Verdict).state in UNFINISHED
 
 
 def scan_details(scan: Scan, jobs: ScanJobs) -> dict[str, Any]:
