@@ -23,6 +23,7 @@ from srctd.copies import Copies
 from srctd.core import completion
 from srctd.core.completion import Message, Probe, Rule, State, Verdict
 from srctd.core.errors import HoldError, SourceChanged, SrctdError
+from srctd.core.grouping import sole_stem
 from srctd.core.lifecycle import Completed, Scan, SeenAgain, Status, Step, Superseded
 from srctd.core.scan import FileEntry, Manifest, SourceFiles, scan_id, task_name
 from srctd.core.series import series_of
@@ -477,7 +478,8 @@ def _is_text(name: str) -> bool:
 
 def _content(manifest: Manifest, started: str) -> str:
     """Digest of the files; of one that is a scan by itself, or of a stack in company, the name does not count."""
-    stem = os.path.splitext(manifest.opened)[0]
+    # A stack whose header names it is the same scan before and after others join it in its folder.
+    stem = os.path.splitext(manifest.opened)[0] or sole_stem([file.path for file in manifest.files])
     files = [
         (file.path.removeprefix(stem), f"{manifest.folder}/{file.path}", file.size) for file in manifest.files
     ]
