@@ -58,6 +58,13 @@ def test_touched_renamed_copied_and_restarted_it_is_one_scan(made, tmp_path):
         shutil.copyfile(made, site.detector / "again" / "phantom.nxs")
         seen(site, 3)
         assert scans(site) == one, "copied into the watched folder once more"
+        shutil.copyfile(made, site.detector / "another.nxs")
+        seen(site, 4)
+        said = site.ask("why", scan="another.nxs")
+        assert said["scan"].startswith("phantom-")
+        assert (
+            f"The same files were seen at {site.detector / 'again' / 'phantom.nxs'}, " in said["sentences"][1]
+        )
     with running(site):
         assert scans(site) == one, "after a restart"
         assert site.ask("why", scan=str(site.detector / "renamed.nxs"))["scan"].startswith("phantom-")
