@@ -120,7 +120,7 @@ class Answers:
     async def _why(self, request: Request) -> Answer:
         name = request.scan
         for path, arrival in self._intake.arrivals.items():
-            if name in (path, os.path.basename(path), Path(path).stem):
+            if _is_called(path, name):
                 return {"scan": path, "sentences": view.why_arriving(arrival)}
         scan = self._named(request)
         return {"scan": scan.id, "sentences": view.why(scan, self._pool.jobs_of(scan.id))}
@@ -131,7 +131,7 @@ class Answers:
         again = request.step or (Step.SUBMIT if overrides else None)
         if scan.superseded:
             raise BadRequest(f"{scan.id} was superseded by a later revision", hint="name that one")
-        if request.incomplete and (scan.partial or not view.unfinished(scan)):
+        if request.incomplete and (scan.partial or scan.held is not Step.CHECK):
             raise BadRequest(f"{scan.id} is not held for being incomplete", hint="leave --incomplete out")
         if again is None and scan.done:
             raise BadRequest(f"{scan.id} is done", hint="name a step to do again: --step reconstruct")
@@ -169,9 +169,16 @@ class Answers:
             return there
         scans = sorted(self._engine.scans.values(), key=lambda scan: scan.completed_at, reverse=True)
         for scan in scans:
-            if name in (scan.id, scan.path, os.path.basename(scan.path), Path(scan.path).stem):
+            if name == scan.id or _is_called(scan.path, name):
+                return scan
+        for scan in scans:  # a copy, or what it was called before
+            if any(_is_called(path, name) for path in scan.seen_at):
                 return scan
         raise BadRequest(f"no scan {name!r}", hint="`srctd status` lists them")
+
+
+def _is_called(path: str, name: str) -> bool:
+    return name in (path, os.path.basename(path), Path(path).stem)
 
 
 def _free(path: str) -> int | None:

@@ -248,6 +248,33 @@ def load_recipe(file: Path) -> Recipe:
     return read_toml(file, Recipe).validated(str(file))
 
 
+def _check_roots(path: str, config: Config) -> None:
+    """Nothing is written below a watched root, and every scan is judged by the rules of one."""
+    inside = {
+        "storage.shared": (config.storage.shared, "results would be taken for scans; move one of them"),
+        "daemon.state_directory": (
+            config.daemon.state_directory,
+            "nothing is ever written below a watched folder; keep the state elsewhere",
+        ),
+    }
+    for i, root in enumerate(config.watch):
+        for name, (folder, hint) in inside.items():
+            if _lies_in(folder, root.path):
+                where = f"watch[{i}].path = {root.path!r}"
+                raise ConfigError(f"{path}: {name} = {folder!r} lies inside {where}", hint=hint)
+        for j, other in enumerate(config.watch):
+            if i != j and _lies_in(root.path, other.path):
+                raise ConfigError(
+                    f"{path}: watch[{i}].path = {root.path!r} lies inside watch[{j}].path = {other.path!r}",
+                    hint="a scan there would be judged by two rules; watch each folder once",
+                )
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    real, top = os.path.realpath(path), os.path.realpath(folder)
+    return f"{real}/".startswith(f"{top.rstrip('/')}/")
+
+
 def _check_values(path: str, config: Config) -> None:
     """What types cannot say."""
     absolute: list[tuple[str, str]] = [
@@ -265,14 +292,7 @@ def _check_values(path: str, config: Config) -> None:
             raise ConfigError(f"{path}: {name} = {value!r} is not an absolute path")
     if not config.watch:
         raise ConfigError(f"{path}: watch is empty", hint="name at least one folder: [[watch]] path = ...")
-    shared = os.path.realpath(config.storage.shared)
-    for i, root in enumerate(config.watch):
-        watched = os.path.realpath(root.path)
-        if watched == shared or shared.startswith(watched + os.sep):
-            raise ConfigError(
-                f"{path}: storage.shared = {shared!r} lies inside watch[{i}].path = {root.path!r}",
-                hint="results would be taken for scans; move one of them",
-            )
+    _check_roots(path, config)
     _positive(path, config)
     for i, root in enumerate(config.watch):
         _check_evidence(f"{path}: watch[{i}]", root)

@@ -23,6 +23,7 @@ from srctd.copies import Copies
 from srctd.core import completion
 from srctd.core.completion import Message, Probe, Rule, State, Verdict
 from srctd.core.errors import HoldError, SourceChanged, SrctdError
+from srctd.core.grouping import sole_stem
 from srctd.core.lifecycle import Completed, Scan, SeenAgain, Status, Step, Superseded
 from srctd.core.scan import FileEntry, Manifest, SourceFiles, scan_id, task_name
 from srctd.core.series import series_of
@@ -213,8 +214,10 @@ class Intake:
                     return 0.0
                 if not self._is_known(listed):
                     pause = min(pause, await self._look_at(listed, site))
-                elif self._messages.about(listed.path):
-                    await self._messages.drop(listed.path)
+                elif self._messages.about(listed.path) and listed.path not in self.arrivals:
+                    await self._messages.drop(
+                        listed.path
+                    )  # of what is foreign it is kept: `srctd why` says so
             pause = min(pause, max(site.listing.seconds_to_next(time.monotonic()), SHORTEST_PAUSE_SECONDS))
         self.arrivals = {path: arrival for path, arrival in self.arrivals.items() if path in present}
         self._pieces = {path: pieces for path, pieces in self._pieces.items() if path in present}
@@ -241,14 +244,14 @@ class Intake:
         known = self._engine.holding(listed.path, listed.fingerprint)
         if known is None:
             return False
-        waits = known.held is Step.CHECK
+        waits = known.held is Step.CHECK or self._is_told_anew(known, listed.path)
         return not waits and self.arrivals.pop(listed.path, None) is None
 
     async def _look_at(self, listed: Listed, site: Site) -> float:
         """Judge one group of files; return after how many seconds a look may say something new."""
         path = listed.path
         known = self._engine.holding(path, listed.fingerprint)
-        if known and not await self._piece_came(known, site):
+        if known and not (self._is_told_anew(known, path) or await self._piece_came(known, site)):
             self.arrivals.pop(path, None)
             return site.root.listing_seconds
         looked_at = site.listing.looked_at(listed)
@@ -270,6 +273,11 @@ class Intake:
             return wait
         return await self._judge(arrival, site)
 
+    def _is_told_anew(self, known: Scan, path: str) -> bool:
+        """Whether an acquisition says something that was not known when its scan was judged."""
+        message = self._messages.about(path)
+        return message is not None and completion.is_news(_verdict_of(known), message)
+
     async def _piece_came(self, known: Scan, site: Site) -> bool:
         """Whether an external file, for want of which a scan is held, is there now."""
         if known.held is not Step.CHECK:
@@ -278,11 +286,11 @@ class Intake:
         wanted = self._pieces.get(known.path)
         if wanted is None:
             probed = await asyncio.to_thread(self._reader.probe, known.source.main, site.options)
-            stalled = msgspec.json.decode(known.verdict, type=Verdict).state is State.STALLED
+            stalled = _verdict_of(known).state is State.STALLED
             came = stalled and probed.readable and not probed.missing
             wanted = probed.references if came else await asyncio.to_thread(_missing, probed.references)
             self._pieces[known.path] = wanted
-        return len(await asyncio.to_thread(_missing, wanted)) < len(wanted)
+        return bool(wanted) and len(await asyncio.to_thread(_missing, wanted)) < len(wanted)
 
     # --- judging ------------------------------------------------------------------------------------------
 
@@ -394,6 +402,9 @@ class Intake:
         if not twins:
             return False
         twin = twins[0]
+        assert arrival.verdict is not None
+        if self._is_told_anew(twin, path) and _verdict_of(twin).state is not arrival.verdict.state:
+            return False  # the same files, but another verdict by what their acquisition said
         if twin.step(Step.SYNC).status is Status.DONE:
             if not await self._same_bytes(twin, manifest):
                 return False
@@ -448,6 +459,10 @@ class Intake:
         return next(name for name in names if name not in taken)
 
 
+def _verdict_of(scan: Scan) -> Verdict:
+    return msgspec.json.decode(scan.verdict, type=Verdict)
+
+
 def _missing(paths: Sequence[str]) -> tuple[str, ...]:
     return tuple(path for path in paths if not os.path.exists(path))
 
@@ -463,7 +478,8 @@ def _is_text(name: str) -> bool:
 
 def _content(manifest: Manifest, started: str) -> str:
     """Digest of the files; of one that is a scan by itself, or of a stack in company, the name does not count."""
-    stem = os.path.splitext(manifest.opened)[0]
+    # A stack whose header names it is the same scan before and after others join it in its folder.
+    stem = os.path.splitext(manifest.opened)[0] or sole_stem([file.path for file in manifest.files])
     files = [
         (file.path.removeprefix(stem), f"{manifest.folder}/{file.path}", file.size) for file in manifest.files
     ]

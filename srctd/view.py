@@ -11,10 +11,12 @@ import msgspec
 from srctd import __version__
 from srctd.core.completion import State, Verdict
 from srctd.core.dispatch import ScanJobs
-from srctd.core.labels import UNFINISHED
 from srctd.core.lifecycle import Box, Scan, Stage, Status, Step, current_stage, stages
 from srctd.intake import Arrival
 from srctd.results import Previewed, Published, Reconstructed, Registered, Submitted, Synced
+
+MOST_PLACES = 5
+"""Other places of the same files that are named."""
 
 
 def scan_row(scan: Scan, jobs: ScanJobs) -> dict[str, Any]:
@@ -33,13 +35,6 @@ def scan_row(scan: Scan, jobs: ScanJobs) -> dict[str, Any]:
         "progress": 1.0 if boxes[Stage.RUN] is Box.DONE else jobs.fraction,
         "completed_at": scan.completed_at,
     }
-
-
-def unfinished(scan: Scan) -> bool:
-    """Whether its verdict holds it until the rest arrives or a person takes what is there."""
-    if bytes(scan.verdict) == b"null":
-        return False
-    return msgspec.json.decode(scan.verdict, type=Verdict).state in UNFINISHED
 
 
 def scan_details(scan: Scan, jobs: ScanJobs) -> dict[str, Any]:
@@ -67,7 +62,7 @@ def scan_details(scan: Scan, jobs: ScanJobs) -> dict[str, Any]:
 
 def why(scan: Scan, jobs: ScanJobs) -> list[str]:
     """In plain sentences: what happened to a scan, what it waits for, what to do."""
-    sentences = [f"{scan.path}, revision {scan.revision}."]
+    sentences = [f"{scan.path}, revision {scan.revision}.", *_elsewhere(scan)]
     if bytes(scan.verdict) != b"null":
         sentences += _verdict_sentences(msgspec.json.decode(scan.verdict, type=Verdict))
     if scan.superseded:
@@ -89,6 +84,14 @@ def why(scan: Scan, jobs: ScanJobs) -> list[str]:
     if scan.done:
         sentences.append("Every step is done.")
     return sentences
+
+
+def _elsewhere(scan: Scan) -> list[str]:
+    places = sorted(path for path in scan.seen_at if path != scan.path)
+    if not places:
+        return []
+    more = f" and {len(places) - MOST_PLACES} places more" if len(places) > MOST_PLACES else ""
+    return [f"The same files were seen at {', '.join(places[:MOST_PLACES])}{more}: one scan."]
 
 
 def _partial_sentence(scan: Scan) -> str:

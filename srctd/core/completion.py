@@ -244,6 +244,15 @@ def with_message(probe: Probe, message: Message) -> Probe:
     )
 
 
+def is_news(verdict: Verdict, message: Message) -> bool:
+    """Whether a message may change a final verdict: it speaks of more frames than were found, or of an end of
+    another kind than the verdict took.
+    """
+    if verdict.state is not State.COMPLETE:
+        return True
+    return bool(message.aborted) or (message.frames or 0) > (verdict.frames_found or 0)
+
+
 def expected_frames(probe: Probe, rule: Rule) -> Expectation | None:
     """The announcement that counts: the acquisition's own message, else the one that promises most."""
     believed = [announced for announced in probe.expectations if announced.kind in rule.expectation]

@@ -59,9 +59,10 @@ def group(
     holders = [holder for holder, names in files.items() if any(map(frame_name, filter(wanted, names)))]
     if not holders:
         return groups, ""
-    several = _by_header(folder, files[folder]) if folder in holders else []
+    # A scan in a folder of its own is named by that; in the watched folder itself only a header can name it.
+    several = _by_header(folder, files[folder], 1 if folder == top else 2) if folder in holders else []
     if several:
-        return groups + several, ""
+        return groups + several, _unowned(folder, files[folder], several)
     if folder == top and folder in holders:
         return groups, _unnamed(top, files[top])
     members = [
@@ -88,14 +89,29 @@ def _single_files(folder: str, names: Collection[str], wanted: Callable[[str], o
         yield Group(f"{folder}/{name}", folder, tuple((folder, member) for member in sorted([name, *own])))
 
 
-def _by_header(folder: str, names: Collection[str]) -> list[Group]:
-    """A group for every header file with frames of its own, if there are several such in a folder."""
+def sole_stem(names: Collection[str]) -> str:
+    """What the names of all frames in a folder begin with, if one header file is called so; else nothing."""
+    frames = [name for name in names if frame_name(name)]
+    if not frames:
+        return ""
+    shared = posixpath.commonprefix([min(frames), max(frames)])
+    return max((stem for stem in _headers(names) if shared.startswith(stem)), key=len, default="")
+
+
+def _headers(names: Collection[str]) -> dict[str, str]:
+    """Files that may describe a stack, by their names without the suffix."""
     headers: dict[str, str] = {}
     for name in sorted(names):
         stem, suffix = posixpath.splitext(name)
         if suffix.lower() in HEADER_SUFFIXES:
             headers.setdefault(stem, name)
-    if len(headers) < 2:
+    return headers
+
+
+def _by_header(folder: str, names: Collection[str], least: int) -> list[Group]:
+    """A group for every header file with frames of its own, if there are at least so many in a folder."""
+    headers = _headers(names)
+    if len(headers) < least:
         return []
     owned: dict[str, list[str]] = {}
     longest_first = sorted(headers, key=lambda stem: -len(stem))
@@ -104,12 +120,23 @@ def _by_header(folder: str, names: Collection[str]) -> list[Group]:
         if owner is not None:
             owned.setdefault(owner, []).append(name)
     scans = {stem: own for stem, own in owned.items() if any(map(frame_name, own))}
-    if len(scans) < 2:
+    if len(scans) < least:
         return []
     return [
         Group(f"{folder}/{headers[stem]}", folder, tuple((folder, name) for name in own))
         for stem, own in sorted(scans.items())
     ]
+
+
+def _unowned(folder: str, names: Collection[str], scans: Collection[Group]) -> str:
+    owned = {name for scan in scans for _, name in scan.members}
+    left = min((name for name in names if frame_name(name) and name not in owned), default="")
+    if not left:
+        return ""
+    return (
+        f"{folder}: frames such as {left} belong to none of the header files there; write that scan into a folder "
+        "of its own, or a header file with the name that its frames begin with"
+    )
 
 
 def _unnamed(top: str, names: Collection[str]) -> str:

@@ -14,8 +14,10 @@ UNFINISHED = frozenset({State.ABORTED, State.STALLED})
 
 
 def is_partial(state: State, take_incomplete: bool) -> bool:
-    """Whether a scan is opened for what is there. `take_incomplete`: an operator wants it."""
-    return state is State.INCOMPLETE_USABLE or (take_incomplete and state in UNFINISHED)
+    """Whether a scan is opened for what is there. `take_incomplete`: an operator wants it, also of a scan that an
+    acquisition called complete though its own files promise more.
+    """
+    return state is State.INCOMPLETE_USABLE or take_incomplete
 
 
 def labelled(

@@ -1,9 +1,14 @@
 """A scan as data: its files, what its header says, to whom it belongs, what became of it."""
 
 import hashlib
+import re
 from datetime import UTC, datetime
 
 import msgspec
+
+LONGEST_NAME = 160
+"""Bytes of an input name in that of its task directory; file systems take 255 for all of it."""
+_SUFFIX = re.compile(r"(?<=.)\.[A-Za-z]\w*\Z")
 
 
 class Quantity(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,16 +194,20 @@ def scan_id(path: str, revision: int, member: int = 0) -> str:
 
     The same canonical path, revision and member give the same identifier on every start of the daemon.
     """
-    stem = path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-    word = "".join(c if c.isalnum() or c in "-_" else "_" for c in stem)[:64] or "scan"
+    word = "".join(c if c.isalnum() or c in "-_" else "_" for c in _stem(path))[:64] or "scan"
     identity = "\0".join((path, str(revision), *([str(member)] if member else ()))).encode()
     return f"{word}-{hashlib.blake2b(identity, digest_size=4).hexdigest()}"
 
 
+def _stem(path: str) -> str:
+    """The last part of a path without its suffix; what follows the point of a number (`0.5mm`) is none."""
+    return _SUFFIX.sub("", path.rsplit("/", 1)[-1])
+
+
 def task_name(path: str, completed_at: float) -> str:
-    """Name of the task directory: `<input name>_<timestamp>`, UTC to the second."""
-    stem = path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-    word = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem).lstrip(".") or "scan"
+    """Name of the task directory: `<input name>_<timestamp>`, UTC to the second; a long input name is cut."""
+    word = "".join(c if c.isalnum() or c in "-_." else "_" for c in _stem(path)).lstrip(".") or "scan"
+    word = word.encode()[:LONGEST_NAME].decode(errors="ignore")
     return f"{word}_{datetime.fromtimestamp(completed_at, UTC):%Y%m%dT%H%M%SZ}"
 
 

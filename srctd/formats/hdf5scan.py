@@ -268,7 +268,7 @@ class Hdf5Scan(Pieces, ABC):
         if lost:
             raise ScanUnreadable(
                 f"{self.source.path}: {lost} of {len(there)} frames were never written",
-                hint="submit it as an incomplete scan to take those that are there",
+                hint="--incomplete takes those that are there",
             )
 
     def radians(self, rows: Numbers) -> NDArray[np.float64]:

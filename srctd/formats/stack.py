@@ -235,7 +235,7 @@ class StackScan:
             shortfall = self._shortfall(survey, taken, expected)
             problems = [f"{self.listing.folder}: {shortfall.reason}"] if shortfall else []
         if problems:
-            raise ScanUnreadable(problems[0], hint="submit it as an incomplete scan to take what is there")
+            raise ScanUnreadable(problems[0], hint="--incomplete takes what is there")
 
     def _shortfall(self, survey: Survey, taken: Taken, expected: int) -> Shortfall | None:
         """What is missing of the frames; None if nothing is."""

@@ -58,6 +58,13 @@ def test_touched_renamed_copied_and_restarted_it_is_one_scan(made, tmp_path):
         shutil.copyfile(made, site.detector / "again" / "phantom.nxs")
         seen(site, 3)
         assert scans(site) == one, "copied into the watched folder once more"
+        shutil.copyfile(made, site.detector / "another.nxs")
+        seen(site, 4)
+        said = site.ask("why", scan="another.nxs")
+        assert said["scan"].startswith("phantom-")
+        assert (
+            f"The same files were seen at {site.detector / 'again' / 'phantom.nxs'}, " in said["sentences"][1]
+        )
     with running(site):
         assert scans(site) == one, "after a restart"
         assert site.ask("why", scan=str(site.detector / "renamed.nxs"))["scan"].startswith("phantom-")
@@ -77,6 +84,28 @@ def test_other_content_under_the_same_name_is_a_new_revision(made, tmp_path):
         assert here.stat().st_size == size
         site.until(lambda: len(scans(site)) == 2, "a second revision")
         assert scans(site) == [("phantom.nxs", 1, "superseded"), ("phantom.nxs", 2, "running")]
+
+
+@pytest.mark.parametrize("where", ["day", "."])
+def test_stacks_that_follow_each_other_in_one_folder_are_each_one_scan(where, tmp_path):
+    site = a_site(tmp_path)
+    folder = site.detector / where
+    folder.mkdir(exist_ok=True)
+    with running(site):
+        for number, name in enumerate(("first", "second", "third"), start=1):
+            made = tmp_path / "made" / name
+            options = SimulationSpec(
+                rows=6, columns=48, angles=60, flats=3, darks=2, format="als832", seed=number
+            )
+            simulate(options, str(made))
+            for file in sorted(made.iterdir(), key=lambda file: (file.suffix != ".sct", file.name)):
+                shutil.copyfile(file, folder / file.name)
+            site.copied(folder.name if name == "first" and where == "day" else f"{name}.sct")
+            assert len(scans(site)) == number
+        left = site.detector / "day" if where == "day" else site.detector / "first.sct"
+        assert {path for path, _, _ in scans(site)} == {left.name, "second.sct", "third.sct"}
+        site.until(lambda: len(site.settled()["scans"]) == 3, "three scans")
+        assert site.ask("why", scan=str(folder / "first.sct"))["scan"]
 
 
 def test_a_new_scan_under_the_name_that_another_had_before_it_was_renamed(made, tmp_path):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 from site_under_test import Site, running
 
@@ -102,6 +103,55 @@ def test_a_scan_from_elsewhere_is_taken_too(tmp_path):
         status = site.settled()
         assert len(status["scans"]) == 2
         site.until(lambda: len(site.ask("status")["roots"]) == 1, "only the root is watched again")
+
+
+@pytest.mark.parametrize(
+    ("shot", "first", "told", "then"),
+    [
+        (30, "STALLED", ["--frames", "30"], "COMPLETE"),
+        (FRAMES, "INCOMPLETE_USABLE", [], "COMPLETE"),
+        (30, "STALLED", ["--aborted", "beam lost"], "ABORTED"),
+    ],
+)
+def test_what_is_told_after_a_verdict_makes_another_one(tmp_path, shot, first, told, then):
+    site = Site(tmp_path / "site", workers=0, catalog="", watch=END_IS_TOLD, stalled_seconds=2.0)
+    path = site.detector / "scan"
+    with running(site):
+        faults = Faults(abort_after=shot) if shot < FRAMES else Faults()
+        simulate(SimulationSpec(**SMALL, faults=faults), str(path))
+        site.until(lambda: site.settled()["scans"], "it entered")
+        assert f"Verdict {first}" in why(site, "scan")
+        assert submit(site, str(path), *told).returncode == 0
+        site.until(lambda: f"revision 2.\nVerdict {then}" in why(site, "scan"), f"it is {then}")
+        row = site.settled()["scans"][0]
+        assert row["state"] == ("running" if shot == FRAMES else "held")
+        if row["state"] == "held":
+            site.ask("retry", scan=row["scan"], incomplete=True)
+            site.until(lambda: site.settled()["scans"][0]["state"] == "running", "what is there was taken")
+            assert site.settled()["scans"][0]["incomplete"]
+
+
+def test_more_frames_than_there_are_make_a_complete_scan_an_incomplete_one(tmp_path):
+    site = Site(tmp_path / "site", workers=0, catalog="", stalled_seconds=2.0)
+    path = site.detector / "scan"
+    simulate(SimulationSpec(**SMALL), str(path))
+    with running(site):
+        site.copied("scan")
+        assert submit(site, str(path), "--frames", str(FRAMES)).returncode == 0, "nothing new"
+        assert submit(site, str(path), "--frames", str(FRAMES + 2)).returncode == 0
+        site.until(lambda: "revision 2.\nVerdict INCOMPLETE_USABLE" in why(site, "scan"), "judged anew")
+
+
+def test_what_is_told_of_and_no_tomography_is_said_to_be_so(tmp_path):
+    site = a_site(tmp_path)
+    path = tmp_path / "archive" / "notes.h5"
+    path.parent.mkdir()
+    with h5py.File(path, "w") as file:
+        file["notes"] = [1, 2]
+    with running(site):
+        assert submit(site, str(path)).returncode == 0
+        site.until(lambda: site.ask("status")["foreign_total"] == 1, "it was looked at")
+        assert "FOREIGN" in why(site, str(path))
 
 
 @pytest.mark.parametrize(("path", "said"), [("/no/such", "is not there"), ("{shared}", "among the results")])

@@ -59,6 +59,12 @@ def test_the_shipped_recipes_are_valid(tmp_path: Path) -> None:
         (GOOD.replace('"/data/detector"', '"detector"'), ["watch[0].path", "absolute"]),
         (GOOD.replace('"/data/detector"', '"/data"'), ["lies inside watch[0].path"]),
         (GOOD.replace('"/data/detector"', '"/data/shared"'), ["lies inside watch[0].path"]),
+        (
+            GOOD + "[daemon]\nstate_directory = '/data/detector/state'\n",
+            ["daemon.state_directory", "lies inside watch[0].path", "nothing is ever written"],
+        ),
+        (GOOD + "[[watch]]\npath = '/data/detector/a'\n", ["watch[1].path", "lies inside watch[0].path"]),
+        (GOOD + "[[watch]]\npath = '/data/detector/'\n", ["lies inside watch"]),
         ("[storage]\nshared = '/d'\nwatch = []\n", ["watch"]),
         ("[[watch]]\npath = '/d'\n", ["storage", "missing key"]),
         ("[storage\n", ["not TOML", "line 1"]),

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from srctd.core.grouping import group, scan_folder
+from srctd.core.grouping import group, scan_folder, sole_stem
 from srctd.core.series import positions_of, series_of
 
 TOP = "/d"
@@ -81,6 +81,34 @@ def test_with_headers_they_are_no_problem():
     found, problem = grouped({"/d": ["a.log", "a1.tif", "b.log", "b1.tif"]})
     assert list(found) == ["/d/a.log", "/d/b.log"]
     assert problem == ""
+
+
+def test_one_header_is_enough_in_the_watched_folder_itself():
+    found, problem = grouped({"/d": ["a.sct", "a_1.tif", "a_2.tif", "notes.log"]})
+    assert found == {"/d/a.sct": ["/d/a.sct", "/d/a_1.tif", "/d/a_2.tif"]}
+    assert problem == ""
+
+
+@pytest.mark.parametrize("folder", ["/d", "/d/s"])
+def test_frames_that_no_header_owns_are_named_as_a_problem(folder):
+    found, problem = grouped({folder: ["a.sct", "a_1.tif", "b.sct", "b_1.tif", "other_1.tif", "other_2.tif"]})
+    assert list(found) == [f"{folder}/a.sct", f"{folder}/b.sct"]
+    assert problem.startswith(f"{folder}: frames such as other_1.tif belong to none of the header files")
+
+
+@pytest.mark.parametrize(
+    ("names", "stem"),
+    [
+        (["a.sct", "a_1.tif", "a_2.tif", "notes.txt"], "a"),
+        (["a.log", "ab.log", "ab1.tif", "ab2.tif"], "ab"),
+        (["a.sct", "a_1.tif", "b_1.tif"], ""),
+        (["a.log", "tif/a_1.tif"], ""),
+        (["a_1.tif"], ""),
+        (["a.sct"], ""),
+    ],
+)
+def test_the_header_that_names_all_frames(names, stem):
+    assert sole_stem(names) == stem
 
 
 def test_a_folder_without_frames_is_no_scan():

@@ -18,13 +18,12 @@ SERIES = Series(name="/d/fatigue", member=2, origin="names like fatigue_003")
     ("state", "by_operator", "partial"),
     [
         (State.COMPLETE, False, False),
-        (State.COMPLETE, True, False),
+        (State.COMPLETE, True, True),
         (State.INCOMPLETE_USABLE, False, True),
         (State.ABORTED, False, False),
         (State.ABORTED, True, True),
         (State.STALLED, False, False),
         (State.STALLED, True, True),
-        (State.FOREIGN, True, False),
     ],
 )
 def test_what_is_there_is_taken_where_it_suffices_or_somebody_wants_it(
