@@ -19,7 +19,7 @@ from srctd.formats import open_scan
 
 PAUSE = 8.0
 """Seconds; 27 times what must be quiet after an end mark, 10 times if only the number of frames is known."""
-UNANNOUNCED_PAUSE, UNANNOUNCED = 2.0, 5.0
+UNANNOUNCED_PAUSE, UNANNOUNCED = 4.0, 8.0
 """Seconds of a pause, and for how long a scan must be quiet of which nobody knows how many frames it has."""
 SIZE = ("--rows", "6", "--columns", "24")
 WRITERS = {
@@ -63,6 +63,7 @@ def test_no_pause_of_any_writer_passes_for_the_end_of_its_scan(tmp_path: Path) -
     with running(site):
         writers = [simulated(site.detector, name) for name in WRITERS]
         thread = threading.Thread(target=unannounced, args=(site.detector / "unannounced",))
+        site.until(lambda: all((site.detector / name).exists() for name in WRITERS), "all have begun")
         thread.start()
         try:
             site.until(everything_submitted(site, len(expected)), "all scans are submitted", 60.0)
