@@ -40,7 +40,8 @@ SHORTEST_PAUSE_SECONDS = 0.02
 ROUND_SECONDS = 1.0
 """After so long a round is broken off and the folders are listed again: there may be something newer."""
 DEBOUNCE_SECONDS = 0.1
-"""A detector that writes 1,000 files a second rings as often; a look serves them all."""
+"""A detector that writes 1,000 files a second rings as often; a look serves them all. A round that took long is
+followed by a longer pause, of `ROUND_SECONDS` at most: one slow file must not keep all others waiting."""
 PROBE_COST = 10.0
 """A scan is probed again after so many times what a probe of it takes, or after `PROBE_PAUSE_SECONDS`."""
 PROBE_PAUSE_SECONDS = 5.0
@@ -175,7 +176,7 @@ class Intake:
                 try:
                     async with asyncio.timeout(pause):
                         await self._bell.wait()
-                    await asyncio.sleep(max(DEBOUNCE_SECONDS, 2 * took))
+                    await asyncio.sleep(min(max(DEBOUNCE_SECONDS, 2 * took), ROUND_SECONDS))
                 except TimeoutError:
                     pass
         finally:

@@ -28,7 +28,7 @@ path = "{folder}/detector"
 listing_seconds = 0.5
 settle_seconds = 0.3
 unmarked_settle_seconds = 0.8
-unannounced_settle_seconds = 1.5
+unannounced_settle_seconds = {unannounced_settle_seconds}
 stalled_seconds = {stalled_seconds}
 {watch}
 
@@ -67,6 +67,7 @@ class Site:
         workers: int = 1,
         catalog: str = "embedded = true",
         stalled_seconds: float = 3.0,
+        unannounced_settle_seconds: float = 1.5,
         watch: str = "",
     ) -> None:
         """`watch`: further lines of the watched root's section."""
@@ -78,7 +79,12 @@ class Site:
         self.config = folder / "srctd.toml"
         self.config.write_text(
             CONFIG.format(
-                folder=folder, workers=workers, catalog=catalog, stalled_seconds=stalled_seconds, watch=watch
+                folder=folder,
+                workers=workers,
+                catalog=catalog,
+                stalled_seconds=stalled_seconds,
+                unannounced_settle_seconds=unannounced_settle_seconds,
+                watch=watch,
             )
         )
         self.endpoint = f"ipc://{folder}/control.sock"

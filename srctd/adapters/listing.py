@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 import xxhash
 
-from srctd.core.grouping import Group, group, scan_folder, temporary
+from srctd.core.grouping import Group, group, printable, scan_folder, temporary
 from srctd.core.scan import FileEntry, Manifest
 
 MOST_FILES = 1_000_000
@@ -31,7 +31,6 @@ COST_CHANGING = 5.0
 COST_QUIET = 150.0
 """A folder is listed at most every so many times what a listing of it takes: below 1 % of a core while quiet."""
 FORGET_SECONDS = 3600.0
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class Root(Protocol):
@@ -332,8 +331,7 @@ class _Entries:
             self._note_error(self._path, exc)
 
     def _file(self, entry: os.DirEntry[str]) -> Iterator[tuple[str, Stat]]:
-        plain = entry.name.isascii() and entry.name.isprintable()
-        if not plain and _UNPRINTABLE.search(entry.name):
+        if not printable(entry.name):
             self._note(f"{entry.path!r}: the name holds control characters or is not UTF-8; not looked at")
             return
         try:
@@ -350,7 +348,7 @@ class _Entries:
             self._note_error(entry.path, exc)
 
     def _note_error(self, path: str, exc: OSError) -> None:
-        shown = repr(path) if _UNPRINTABLE.search(path) else path
+        shown = path if printable(path) else repr(path)
         hint = "; let the daemon's user read it" if isinstance(exc, PermissionError) else ""
         self._note(f"{shown}: cannot be looked at: {exc.strerror}{hint}")
 

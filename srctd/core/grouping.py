@@ -6,6 +6,7 @@ it. Nothing here looks at a disk.
 """
 
 import posixpath
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from srctd.core.layouts import FRAME_SUFFIXES, ROLE_FOLDER
 HEADER_SUFFIXES = frozenset({".log", ".sct", ".info", ".json", ".ini", ".par", ".xml", ".csv", ".toml"})
 """Of files that may describe one stack among several in a folder."""
 
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _UNDER_WAY = ("~", ".part", ".partial", ".filepart", ".tmp", ".temp", ".swp")
 
 
@@ -31,6 +33,11 @@ class Group(NamedTuple):
 def temporary(name: str) -> bool:
     """Whether a name is that of no file yet: hidden, or of a transfer under way."""
     return name.startswith(".") or name.lower().endswith(_UNDER_WAY)
+
+
+def printable(name: str) -> bool:
+    """Whether a name or path can be shown and sent: no control characters, and UTF-8 on disk."""
+    return (name.isascii() and name.isprintable()) or not _UNPRINTABLE.search(name)
 
 
 def frame_name(name: str) -> bool:

@@ -9,6 +9,7 @@ without a lock, a file that is missing is named, and the daemon learns which fur
 
 import errno
 import glob
+import os
 import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,6 +92,8 @@ def open_file(path: str) -> h5py.File:
     rows wanted.
     """
     with translated(path):
+        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+            raise ScanUnreadable(f"{path} is a pipe or a device", hint="put the scan's file in its place")
         with Path(path).open("rb") as raw:
             size = raw.seek(0, 2)
         if size == 0:
@@ -115,6 +118,8 @@ def _written_for_readers(path: str) -> bool:
 
 def _consistency(path: str) -> int | None:
     """Byte 11 of the superblock since version 2."""
+    if not os.path.isfile(path):  # whoever opens a pipe waits for ever
+        return None
     try:
         with Path(path).open("rb") as raw:
             head = raw.read(12)

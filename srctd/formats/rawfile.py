@@ -15,6 +15,7 @@ import numpy as np
 
 from srctd.core.errors import ScanUnreadable
 from srctd.core.frames import Segment
+from srctd.core.grouping import printable
 from srctd.core.layouts import FRAME_SUFFIXES, HEADER_SUFFIXES
 from srctd.core.roles import Choice, Layout, Named, counter_runs, places
 from srctd.core.scan import ScanHeader
@@ -169,9 +170,9 @@ def _only_raw(folder: str) -> str | None:
     with os.scandir(folder) as entries:
         for entry in entries:
             suffix = posixpath.splitext(entry.name)[1].lower()
-            if suffix not in FRAME_SUFFIXES or entry.name.startswith("."):
+            if suffix not in FRAME_SUFFIXES or entry.name.startswith(".") or not printable(entry.name):
                 continue
-            if suffix != RAW_SUFFIX or found is not None:
+            if suffix != RAW_SUFFIX or found is not None or not entry.is_file():
                 return None
             found = entry.path
     return found
@@ -188,6 +189,7 @@ def _listing(raw: str) -> Listing:
             for entry in entries
             if entry.is_file()
             and not entry.name.startswith(".")
+            and printable(entry.name)
             and posixpath.splitext(entry.name)[1].lower() not in FRAME_SUFFIXES
             and (alone or entry.name.split(".", 1)[0] == stem)
         )

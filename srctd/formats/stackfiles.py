@@ -2,9 +2,11 @@
 
 import os
 import posixpath
+import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from srctd.core.grouping import printable
 from srctd.core.layouts import FRAME_SUFFIXES, HEADER_SUFFIXES, ROLE_FOLDER, TEXT_SUFFIXES
 
 DEEPEST = 4
@@ -69,17 +71,18 @@ def _walk(top: str, inside: str, levels: int) -> Iterator[StackFile]:
     with os.scandir(os.path.join(top, inside)) as entries:
         for entry in entries:
             name = f"{inside}/{entry.name}" if inside else entry.name
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or not printable(entry.name):  # as the listing has it
                 continue
             if entry.is_dir():
                 if levels and ROLE_FOLDER.fullmatch(entry.name):
                     yield from _walk(top, name, levels - 1)
                 continue
             try:
-                size = entry.stat().st_size
+                found = entry.stat()
             except FileNotFoundError:  # renamed since it was listed, or a link to nowhere
                 continue
-            yield StackFile(name, size)
+            if stat.S_ISREG(found.st_mode):  # whoever opens a pipe waits for ever
+                yield StackFile(name, found.st_size)
 
 
 def _stems(files: list[StackFile]) -> list[str]:

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import needs
 import pytest
+from site_under_test import Site, running
 
 from srctd.adapters.listing import Listing
 from srctd.adapters.watch import Watch, file_system
 from srctd.config import WatchSection
+from srctd.formats import open_scan
+from srctd.sim import SimulationSpec, simulate
 
 
 @pytest.fixture
@@ -70,3 +73,25 @@ def test_the_file_system_is_known_as_remote(mounted):
     _, mount = mounted
     system = file_system(str(mount / "scan"))
     assert (system.kind, system.remote) == ("fuse", True)
+
+
+def test_the_daemon_takes_a_scan_that_another_host_writes(mounted, tmp_path):
+    backing, mount = mounted
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "detector").symlink_to(mount)
+    spec = SimulationSpec(
+        rows=6, columns=24, angles=30, flats=2, darks=2, format="kit", frames_per_second=20.0
+    )
+    with running(Site(tmp_path / "site", workers=0, catalog="")) as site:
+        simulate(spec, str(backing / "scan"))
+        site.copied("scan")
+        scan = site.until(lambda: submitted(site), "the scan is submitted")
+        assert [root["signals"] for root in site.ask("status")["roots"]] == ["listing"]
+        assert (site.ask("status")["scans_total"], scan["revision"], scan["incomplete"]) == (1, 1, False)
+    with open_scan(f"{scan['folder']}/frames.json") as copy:
+        assert (copy.header.n_projections, copy.header.n_flats, copy.header.n_darks) == (30, 2, 2)
+
+
+def submitted(site):
+    scan = site.ask("scan", scan="scan")
+    return scan if scan["steps"]["submit"]["status"] == "done" else None

@@ -2,9 +2,11 @@ import json
 import os
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
+from scan_files import write_nxtomo
 from stack_files import (
     COLUMNS,
     DARKS,
@@ -591,3 +593,27 @@ def test_pixels_of_edf_files_may_be_padded(tmp_path):
         data = file.read_bytes()
         file.write_bytes(data.replace(b"Size = 320 ;", b"Size = 512 ;") + bytes(192))
     holds_every_frame(path)
+
+
+# --- what is no file ---
+
+
+def test_pipes_are_not_waited_for_and_names_that_are_no_text_are_left_out(tmp_path):
+    path = write_named(tmp_path / "scan", "elettra")
+    os.mkfifo(tmp_path / "scan" / "tomo_0099.tif")
+    os.mkfifo(tmp_path / "scan" / "notes.log")
+    for name in (b"tomo_\xff_0098.tif", b"line\nbreak.json"):
+        Path(os.fsdecode(os.fsencode(path) + b"/" + name)).write_bytes(b"{}")
+    holds_every_frame(path)
+
+
+def test_a_raw_file_beside_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "scan.raw")
+    assert not probe(str(tmp_path)).readable
+
+
+def test_an_hdf5_file_that_is_a_pipe_or_leads_to_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe.nxs")
+    write_nxtomo(tmp_path / "scan.nxs", data=h5py.ExternalLink("pipe.nxs", "/data"))
+    for name in ("pipe.nxs", "scan.nxs"):
+        assert "pipe.nxs is a pipe or a device" in probe(str(tmp_path / name)).problem

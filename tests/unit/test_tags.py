@@ -2,14 +2,12 @@
 
 import json
 import math
-import random
 import re
 import time
 
 import pytest
 
 from srctd.core.errors import ConfigError, ScanUnreadable
-from srctd.core.tags import CANONICAL
 from srctd.formats.protocol import ReadOptions
 from srctd.formats.tags import PART, read_tags
 from srctd.formats.tagtables import load_tables
@@ -430,29 +428,6 @@ def test_a_table_that_was_edited_is_read_again(tmp_path):
 # --- anything at all ---------------------------------------------------------------------------------------
 
 
-def test_no_text_breaks_the_reading(tmp_path):
-    draw = random.Random(20261125)
-    seeds = [
-        ("a.log", TOMCAT.encode()),
-        ("a.log", SKYSCAN.encode("cp1252")),
-        ("a.sct", SCT.encode()),
-        ("a.info", INFO.encode()),
-        ("scan.json", b'{"n_projections": 5, "pixel_size": {"value": 1, "unit": "um"}, "angles": [1, 2]}'),
-        ("scan.ini", b"[scan]\nn_projections = 5\npixel_size = 1 um\n"),
-        ("angles.txt", b"0\n1\n2\n"),
-        ("angles.csv", b"angle [deg],b\n1,2\n"),
-    ]
-    end = time.monotonic() + 5.0
-    for _ in range(3000):
-        name, seed = draw.choice(seeds)
-        tagged = read(tmp_path, name, mutated(draw, seed))
-        if tagged is not None:
-            for canonical, value in tagged.values.items():
-                assert CANONICAL[canonical].kind != "number" or math.isfinite(value.value)
-        if time.monotonic() > end:
-            break
-
-
 @pytest.mark.parametrize("line", ["\n", " ", "-", "a ", "1", "[", "= ", "---a ", ": ", "scan of sample "])
 def test_no_length_of_damage_takes_for_ever(tmp_path, line):
     damage = (line * (2 * PART // len(line)))[: 2 * PART - 20_000].encode()
@@ -465,25 +440,3 @@ def test_no_length_of_damage_takes_for_ever(tmp_path, line):
     ):
         read(tmp_path, name, seed.encode() + damage + b"\n" + seed.encode())
     assert time.monotonic() - begin < 20
-
-
-def mutated(draw, seed):
-    """A text with some of its bytes changed, doubled, cut out or put elsewhere."""
-    raw = bytearray(seed)
-    for _ in range(draw.randint(1, 12)):
-        at, span = draw.randrange(len(raw) + 1), draw.randint(0, 40)
-        match draw.randrange(5):
-            case 0:
-                raw[at : at + 1] = bytes([draw.randrange(256)])
-            case 1:
-                del raw[at : at + span]
-            case 2:
-                raw[at:at] = raw[at : at + span]
-            case 3:
-                raw[at:at] = draw.choice(
-                    [b"\xff", b"\n", b":", b"[", b"{", b"1e400", b"-", b"\0", b"NaN", b"(um)"]
-                )
-            case _:
-                other = draw.randrange(len(raw) + 1)
-                raw[at:at] = raw[other : other + span]
-    return bytes(raw)
