@@ -286,7 +286,7 @@ def test_a_costly_folder_is_listed_less_often(tmp_path):
     folder = listing._folders[str(tmp_path / "1")]
     folder.cost, folder.due = 2.0, 200.0
     listing.since()
-    listing.look([str(tmp_path / "1")], 10.0)
+    listing.look([str(tmp_path / "1")], 9.0)
     assert "1" not in listing.since(), "not even for a bell"
     listing.look((), 20.0)
     assert "1" in listing.since()

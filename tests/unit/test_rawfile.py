@@ -147,7 +147,7 @@ def test_a_raw_file_without_a_parameter_file(tmp_path):
         ({"byte_order": "middle"}, "'middle' is no byte order"),
         ({"n_rows": 0}, "is no number of detector rows"),
         ({"n_columns": 10**6}, "is no number of detector columns"),
-        ({"n_projections": 10**8}, "says n_projections"),
+        ({"n_projections": 10**8}, "which no detector takes"),
         ({"n_rows": 5}, "announced frames end at byte"),
         ({"n_flats": 1}, "announced frames end at byte"),
         ({"header_bytes": 10}, "ends within frame 42"),
