@@ -12,10 +12,13 @@ import msgspec
 from srctd import view
 from srctd.adapters import space, sync
 from srctd.adapters.control import BadRequest
+from srctd.adapters.listing import wanted_names
 from srctd.adapters.pool import Pool
-from srctd.config import Config
+from srctd.config import Config, WatchSection
 from srctd.core.completion import Message
 from srctd.core.errors import SrctdError
+from srctd.core.grouping import frame_name, scan_folder, temporary
+from srctd.core.layouts import ROLE_FOLDER
 from srctd.core.lifecycle import Released, Scan, Status, Step, affected
 from srctd.core.recipe import parse_setting
 from srctd.engine import Engine
@@ -157,10 +160,11 @@ class Answers:
             raise BadRequest(f"{path!r} is no absolute path", hint="name the scan's file or folder in full")
         if not os.path.exists(path):
             raise BadRequest(f"{path} is not there for the daemon", hint="is it mounted on its machine?")
-        watched = any(sync.inside(path, root.path) for root in self._config.watch)
+        watched = next((root for root in self._config.watch if sync.inside(path, root.path)), None)
         if sync.inside(path, self._config.storage.shared) and not watched:
             raise BadRequest(f"{path} lies among the results", hint="`srctd retry` does a scan again")
-        return os.path.realpath(path)
+        root = watched or self._config.watch[0]
+        return _scan_meant(os.path.realpath(path), root, os.path.realpath(root.path) if watched else "")
 
     def _named(self, request: Request) -> Scan:
         """The scan that is meant: by identifier, by path, or by file name; the newest where several fit."""
@@ -175,6 +179,30 @@ class Answers:
             if any(_is_called(path, name) for path in scan.seen_at):
                 return scan
         raise BadRequest(f"no scan {name!r}", hint="`srctd status` lists them")
+
+
+def _scan_meant(path: str, root: WatchSection, top: str) -> str:
+    """The scan's own path: a frame or a role's folder leads to its folder, a folder with one HDF5 file to that.
+
+    `top`: the watched folder in which it lies, or empty; there it may still come. Raises `BadRequest` where no
+    scan, or more than one, is meant.
+    """
+    if not os.path.isdir(path) and not frame_name(path):
+        return path
+    folder = scan_folder(path if os.path.isdir(path) else os.path.dirname(path), top or "/")
+    try:
+        names = os.listdir(folder)
+    except OSError as exc:
+        raise BadRequest(f"{folder} cannot be looked at: {exc.strerror}") from exc
+    if any(frame_name(name) or ROLE_FOLDER.fullmatch(name) for name in names):
+        return folder
+    wanted = wanted_names(root.patterns)
+    files = sorted(name for name in names if wanted.match(name) and not temporary(name))
+    if len(files) > 1 or folder == top:
+        raise BadRequest(f"{path} is the folder of several scans", hint="name the file or folder of one")
+    if not files and not top:
+        raise BadRequest(f"{path} holds neither frames nor a file of them", hint="name the scan's own folder")
+    return os.path.join(folder, *files)
 
 
 def _is_called(path: str, name: str) -> bool:

@@ -7,12 +7,20 @@ most often done. A copy made ahead is proven like any other, and worthless if th
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from srctd.adapters import sync
 from srctd.adapters.space import SharedStorage
-from srctd.core.errors import StorageUnavailable
+from srctd.core.errors import SrctdError, StorageUnavailable
 from srctd.core.scan import Manifest
+
+
+class _Ahead(NamedTuple):
+    manifest: Manifest
+    task: asyncio.Task[Manifest]
+    part: Path
 
 
 class Copies:
@@ -22,33 +30,43 @@ class Copies:
         self._places = asyncio.Semaphore(at_once)
         self._storage = storage
         self._reserve = reserve_bytes
-        self._ahead: dict[str, tuple[Manifest, asyncio.Task[Manifest]]] = {}
+        self._ahead: dict[str, _Ahead] = {}
 
     def begin(self, scan: str, manifest: Manifest, part: Path) -> None:
         """Copy a scan ahead into its hidden folder, unless that is under way or done already."""
-        before, task = self._ahead.get(scan, (None, None))
-        if before is not None and before.same_files(manifest):
+        before = self._ahead.get(scan)
+        if before is not None and before.manifest.same_files(manifest):
             return
         self.abandon(scan)
-        ahead = asyncio.create_task(self._copy_ahead(manifest, part, task))
-        ahead.add_done_callback(_look_at)
-        self._ahead[scan] = (manifest, ahead)
+        task = asyncio.create_task(self._copy_ahead(manifest, part, before.task if before else None))
+        task.add_done_callback(_look_at)
+        self._ahead[scan] = _Ahead(manifest, task, part)
 
     def abandon(self, scan: str) -> None:
         """End a copy that is made ahead: its source changed."""
         if scan in self._ahead:
-            self._ahead[scan][1].cancel()
+            self._ahead[scan].task.cancel()
+
+    async def discard(self, scan: str) -> None:
+        """End a copy that was made ahead and remove it: its source is no scan of its own, or went away."""
+        ahead = self._ahead.pop(scan, None)
+        if ahead is None:
+            return
+        ahead.task.cancel()
+        await asyncio.wait([ahead.task])
+        with suppress(SrctdError):  # storage is out of reach: so is what would be removed
+            await asyncio.to_thread(sync.remove_folder, ahead.part)
 
     async def copy(self, scan: str, manifest: Manifest, part: Path) -> Manifest:
         """The finished copy of a scan: the one made ahead, if it is of these very files, or a new one."""
-        before, task = self._ahead.pop(scan, (None, None))
-        if before is not None and task is not None:
-            same = before.same_files(manifest)
+        before = self._ahead.pop(scan, None)
+        if before is not None:
+            same = before.manifest.same_files(manifest)
             if not same:
-                task.cancel()
-            await asyncio.wait([task])
-            if same and not task.cancelled() and task.exception() is None:
-                return task.result()
+                before.task.cancel()
+            await asyncio.wait([before.task])
+            if same and not before.task.cancelled() and before.task.exception() is None:
+                return before.task.result()
         async with self._places:
             return await _interruptible(sync.copy, manifest, part)
 

@@ -220,7 +220,9 @@ class Intake:
                         listed.path
                     )  # of what is foreign it is kept: `srctd why` says so
             pause = min(pause, max(site.listing.seconds_to_next(time.monotonic()), SHORTEST_PAUSE_SECONDS))
-        self.arrivals = {path: arrival for path, arrival in self.arrivals.items() if path in present}
+        for path in [path for path in self.arrivals if path not in present]:
+            await self._copies.discard(self._next_id(path))
+            del self.arrivals[path]
         self._pieces = {path: pieces for path, pieces in self._pieces.items() if path in present}
         self.sites = [site for site in self.sites if not site.only or self._messages.about(site.only)]
         return pause
@@ -342,13 +344,16 @@ class Intake:
         if manifest is None:
             return
         assert arrival.probed is not None
+        ahead = self._next_id(arrival.path)
         try:
             content = await asyncio.to_thread(_content, manifest, arrival.probed.started)
             seen = await self._seen_before(arrival, manifest, content)
         except SrctdError as exc:  # the files changed, or storage is out of reach: at the next look, then
             log.warning("scan.not_compared", path=arrival.path, reason=exc.sentence)
             return
-        if not seen:
+        if seen:
+            await self._copies.discard(ahead)
+        else:
             await self._enter(arrival, site, manifest, content)
         del self.arrivals[arrival.path]
         self._pieces.pop(arrival.path, None)

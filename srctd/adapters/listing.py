@@ -98,6 +98,11 @@ class _Folder:
         self.due = float("-inf")
 
 
+def wanted_names(patterns: Sequence[str]) -> re.Pattern[str]:
+    """What matches names that fit one of some shell wildcards, in upper or lower case."""
+    return re.compile("|".join(map(fnmatch.translate, patterns)) or r"\Z.", re.IGNORECASE)
+
+
 class Listing:
     """What lies below one root. Not for several threads at once."""
 
@@ -113,7 +118,7 @@ class Listing:
         self._top = os.path.realpath(root.path)
         self._limit = os.path.realpath(limit) if limit else self._top
         self._stopping = stopping or threading.Event()
-        self._wanted = re.compile("|".join(map(fnmatch.translate, root.patterns)) or r"\Z.", re.IGNORECASE)
+        self._wanted = wanted_names(root.patterns)
         self._folders: dict[str, _Folder] = {}
         self._owned: dict[str, set[str]] = {}  # scan's folder -> folders whose files are its
         self._in: dict[str, tuple[Group, ...]] = {}  # scan's folder -> scans

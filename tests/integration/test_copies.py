@@ -49,6 +49,19 @@ def check(copied: Manifest, source: Path, part: Path) -> None:
     assert {path.name for path in part.iterdir()} == {"input", "manifest.json", "manifest.xxh128"}
 
 
+def test_a_copy_of_what_is_no_scan_of_its_own_is_removed(source: Path, part: Path, tmp_path: Path) -> None:
+    async def scenario(copies: Copies) -> None:
+        copies.begin("s", manifest(source), part)
+        await asyncio.sleep(0.5)
+        assert await asyncio.to_thread(part.exists)
+        await copies.discard("s")
+        await copies.discard("unknown")
+        assert not await asyncio.to_thread(part.exists)
+        check(await copies.copy("s", manifest(source), part), source, part)
+
+    play(tmp_path, scenario)
+
+
 def test_the_copy_made_ahead_is_the_copy(source: Path, part: Path, tmp_path: Path) -> None:
     async def scenario(copies: Copies) -> None:
         copies.begin("s", manifest(source), part)

@@ -67,6 +67,8 @@ def test_touched_renamed_copied_and_restarted_it_is_one_scan(made, tmp_path):
         )
     with running(site):
         assert scans(site) == one, "after a restart"
+        left = [path.name for path in (site.shared / "visitors").glob(".*.part")]
+        assert not left, "copies made ahead of what turned out to be known"
         assert site.ask("why", scan=str(site.detector / "renamed.nxs"))["scan"].startswith("phantom-")
 
 

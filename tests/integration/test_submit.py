@@ -123,12 +123,12 @@ def test_what_is_told_after_a_verdict_makes_another_one(tmp_path, shot, first, t
         assert f"Verdict {first}" in why(site, "scan")
         assert submit(site, str(path), *told).returncode == 0
         site.until(lambda: f"revision 2.\nVerdict {then}" in why(site, "scan"), f"it is {then}")
-        row = site.settled()["scans"][0]
-        assert row["state"] == ("running" if shot == FRAMES else "held")
-        if row["state"] == "held":
-            site.ask("retry", scan=row["scan"], incomplete=True)
-            site.until(lambda: site.settled()["scans"][0]["state"] == "running", "what is there was taken")
-            assert site.settled()["scans"][0]["incomplete"]
+        if shot == FRAMES:
+            assert site.copied("scan")["incomplete"] is False
+        else:
+            site.until(lambda: site.settled()["scans"][0]["state"] == "held", "the files promise more")
+            site.ask("retry", scan=site.settled()["scans"][0]["scan"], incomplete=True)
+            assert site.copied("scan")["incomplete"] is True
 
 
 def test_more_frames_than_there_are_make_a_complete_scan_an_incomplete_one(tmp_path):
@@ -152,6 +152,42 @@ def test_what_is_told_of_and_no_tomography_is_said_to_be_so(tmp_path):
         assert submit(site, str(path)).returncode == 0
         site.until(lambda: site.ask("status")["foreign_total"] == 1, "it was looked at")
         assert "FOREIGN" in why(site, str(path))
+
+
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [("kit", "radios/image_00003.tif"), ("kit", "radios"), ("kit", "."), ("nxtomo", "."), ("tomcat", "tif")],
+)
+@pytest.mark.parametrize("where", ["detector", "archive"])
+def test_whatever_of_a_scan_is_named_it_is_the_scan_that_is_meant(tmp_path, form, told, where):
+    site = a_site(tmp_path)
+    folder = site.folder / where / "tomo 1"
+    made = folder / "x.nxs" if form == "nxtomo" else folder
+    folder.parent.mkdir(exist_ok=True)
+    if form == "nxtomo":
+        folder.mkdir()
+    simulate(SimulationSpec(**{**SMALL, "format": form}), str(made))
+    with running(site):
+        assert submit(site, str(folder / told)).returncode == 0
+        assert site.copied(made.name)["path"] == str(made)
+        assert "srctd submit" in why(site, made.name)
+
+
+def test_a_folder_of_several_scans_or_of_none_is_refused(tmp_path):
+    site = a_site(tmp_path)
+    several, none = tmp_path / "archive" / "day", tmp_path / "archive"
+    several.mkdir(parents=True)
+    for name in ("a.nxs", "b.nxs"):
+        (several / name).touch()
+    with running(site):
+        for path, said in (
+            (several, "several scans"),
+            (none, "neither frames nor"),
+            (site.detector, "several scans"),
+        ):
+            done = submit(site, str(path))
+            assert done.returncode == 1
+            assert said in done.stderr
 
 
 @pytest.mark.parametrize(("path", "said"), [("/no/such", "is not there"), ("{shared}", "among the results")])
