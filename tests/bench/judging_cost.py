@@ -5,7 +5,8 @@
 Prints, for stacks of so many small TIFF files and for fractions of that: one look (listing, probe, judgment), time
 per file, peak memory of a process that did that and nothing else. Then what a daemon takes of a core while the
 largest of them is quiet: one that waits for a frame, one that waits for its settle time, one that was handed over.
-Then one round of listing over many scan folders at rest.
+Its root is listed every 0.5 s, ten times as often as by default. Then one round of listing over many scan folders
+at rest.
 """
 
 import argparse
