@@ -45,6 +45,9 @@ followed by a longer pause, of `ROUND_SECONDS` at most: one slow file must not k
 PROBE_COST = 10.0
 """A scan is probed again after so many times what a probe of it takes, or after `PROBE_PAUSE_SECONDS`."""
 PROBE_PAUSE_SECONDS = 5.0
+PROBE_COST_QUIET = 150.0
+"""One of which a piece is missing is probed again without a change of its files, which only a link makes sense of;
+below 1 % of a core."""
 FINAL = frozenset({State.COMPLETE, State.INCOMPLETE_USABLE, State.ABORTED, State.STALLED})
 """Verdicts with which a scan enters; new data brings it back as a new revision."""
 
@@ -67,6 +70,8 @@ class Arrival:
     """Monotonic: a scan that changes all the while is not read all the while."""
     probe_again_at: float = 0.0
     """Monotonic; a piece that is missing may come without a change of these files."""
+    copied_ahead: bool = False
+    """Whether a copy of the files as they are was begun."""
     verdict: Verdict | None = None
 
     @property
@@ -96,6 +101,7 @@ class Arrival:
             self.pause_seconds = max(self.pause_seconds, looked_at - self.changed_at)
             self.changed_at = looked_at
             self.probed = None
+            self.copied_ahead = False
         self.listed = listed
         self.quiet_seconds = max(0.0, looked_at - self.changed_at)
         return changed
@@ -301,9 +307,9 @@ class Intake:
         now = time.monotonic()
         if arrival.probed is None or (arrival.probed.missing and now >= arrival.probe_again_at):
             arrival.probed = await asyncio.to_thread(self._reader.probe, arrival.path, site.options)
-            pause = min(PROBE_COST * (time.monotonic() - now), PROBE_PAUSE_SECONDS)
-            arrival.probe_allowed_at = time.monotonic() + pause
-            arrival.probe_again_at = now + site.root.listing_seconds + pause
+            took = time.monotonic() - now
+            arrival.probe_allowed_at = now + took + min(PROBE_COST * took, PROBE_PAUSE_SECONDS)
+            arrival.probe_again_at = now + max(site.root.listing_seconds, PROBE_COST_QUIET * took)
         probed = arrival.probed
         if probed.references:
             far = await asyncio.to_thread(self._references.quiet_of, probed.references, now)
@@ -328,10 +334,11 @@ class Intake:
     async def _copy_ahead(self, arrival: Arrival, site: Site) -> None:
         """Only the settle time is awaited: copy meanwhile."""
         path = arrival.path
-        if sync.inside(path, self._config.storage.shared):
+        if arrival.copied_ahead or sync.inside(path, self._config.storage.shared):
             return
         manifest = await asyncio.to_thread(_manifest, site.listing, arrival)
         if manifest is not None:
+            arrival.copied_ahead = True
             scan = self._next_id(path)
             with suppress(HoldError):  # no such account: the scan will be held at LOGIN, with the sentence
                 self._copies.begin(scan, manifest, part_folder(self._config, path, scan))

@@ -27,7 +27,7 @@ reserve_gigabytes = 0.01
 path = "{folder}/detector"
 listing_seconds = 0.5
 settle_seconds = 0.3
-unmarked_settle_seconds = 0.8
+unmarked_settle_seconds = {unmarked_settle_seconds}
 unannounced_settle_seconds = {unannounced_settle_seconds}
 stalled_seconds = {stalled_seconds}
 {watch}
@@ -67,6 +67,7 @@ class Site:
         workers: int = 1,
         catalog: str = "embedded = true",
         stalled_seconds: float = 3.0,
+        unmarked_settle_seconds: float = 0.8,
         unannounced_settle_seconds: float = 1.5,
         watch: str = "",
     ) -> None:
@@ -83,6 +84,7 @@ class Site:
                 workers=workers,
                 catalog=catalog,
                 stalled_seconds=stalled_seconds,
+                unmarked_settle_seconds=unmarked_settle_seconds,
                 unannounced_settle_seconds=unannounced_settle_seconds,
                 watch=watch,
             )

@@ -61,9 +61,11 @@ def list_stack(path: str) -> Listing | None:
 
 
 def _listing(folder: str, name: str, files: list[StackFile]) -> Listing:
-    frames = tuple(sorted(file for file in files if _suffix(file.name) in FRAME_SUFFIXES))
-    others = tuple(sorted(file for file in files if _suffix(file.name) not in FRAME_SUFFIXES))
-    return Listing(folder, name, frames, others)
+    frames: list[StackFile] = []
+    others: list[StackFile] = []
+    for file in files:
+        (frames if _suffix(file.name) in FRAME_SUFFIXES else others).append(file)
+    return Listing(folder, name, tuple(sorted(frames)), tuple(sorted(others)))
 
 
 def _walk(top: str, inside: str, levels: int) -> Iterator[StackFile]:
@@ -95,4 +97,5 @@ def _owner(name: str, stems: list[str]) -> str:
 
 
 def _suffix(name: str) -> str:
-    return posixpath.splitext(name)[1].lower()
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > name.rfind("/") + 1 else ""
