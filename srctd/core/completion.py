@@ -91,9 +91,6 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     """Whether `open_scan(..., incomplete=True)` would open what is there."""
     started: str = ""
     """When the acquisition began, as the file says it."""
-    content: str = ""
-    """Digest of names, sizes, start time and samples of the content, 32 hexadecimal digits; the same wherever the
-    scan lies and whenever it was copied. Empty while something is missing."""
     references: tuple[str, ...] = ()
     """Absolute paths of further files, outside the listing of the scan itself, that belong to it."""
     members: int = 1

@@ -66,7 +66,6 @@ def merged(probes: list[Probe]) -> Probe:
         coverage=None if None in covered else _least([seen for seen in covered if seen is not None]),
         usable=all(probe.usable for probe in probes),
         started=next((probe.started for probe in probes if probe.started), ""),
-        content=probes[0].content if all(probe.content for probe in probes) else "",
         references=tuple(dict.fromkeys(path for probe in probes for path in probe.references)),
         members=sum(probe.members for probe in probes),
     )
