@@ -151,7 +151,7 @@ def _use(scan: "Hdf5Scan", there: Mask) -> _Use:
         angles = scan.radians(rows[np.isfinite(scan.table.angle[rows])])
     except HoldError:
         return _Use()
-    covered = coverage(angles.tolist())
+    covered = coverage(angles.tolist(), 360.0 if scan.half_view() else 180.0)
     try:
         taken = scan.taken(there, incomplete=True)
     except HoldError:

@@ -105,6 +105,10 @@ class Hdf5Scan(Pieces, ABC):
         """Degrees of one member of a dynamic scan, where the file says so."""
         return None
 
+    def half_view(self) -> bool:
+        """Whether a frame shows half of the sample, the axis near its edge, so that a whole turn is needed."""
+        return False
+
     def healed(self) -> tuple[ScanUnreadable, ...]:
         """Of what is `missing`, that without which an incomplete scan can be taken all the same."""
         return ()

@@ -261,6 +261,15 @@ def test_what_is_held_of_a_scan_that_ended_with_frames_missing(tmp_path, written
     assert judge(probe(scan_with_holes(tmp_path, written)), 20.0, Rule()).state is state
 
 
+def test_of_half_a_field_of_view_the_whole_turn_is_needed(tmp_path):
+    for step, state in ((2.0, State.ABORTED), (4.1, State.INCOMPLETE_USABLE)):
+        path = scan_with_holes(tmp_path, range(91))
+        set_quantity(path, "entry/sample/rotation_angle", np.arange(93) * step)
+        assert judge(probe(path), 20.0, Rule()).state is State.INCOMPLETE_USABLE
+        set_quantity(path, f"{DETECTOR}/field_of_view", "Half")
+        assert judge(probe(path), 20.0, Rule()).state is state
+
+
 def test_the_frames_that_are_there_with_their_own_angles(tmp_path):
     path = scan_with_holes(tmp_path, [*range(20), *range(23, 60), *range(61, 80)])
     with pytest.raises(ScanUnreadable, match="17 of 93 frames were never written"):
