@@ -36,7 +36,8 @@ from srctd.engine import Engine, JournalThread
 from srctd.formats.isolated import IsolatedReader
 from srctd.intake import Intake
 from srctd.messages import Messages
-from srctd.steps import GIGABYTE, Services, part_folder
+from srctd.services import Services
+from srctd.taskfolder import part_folder
 
 log = structlog.get_logger()
 
@@ -93,9 +94,8 @@ class Daemon:
             config.pool_endpoints, lease_seconds=config.pool.lease_seconds, on_event=self._pool_event
         )
         self._catalog_url = _embedded_url(config) if config.catalog.embedded else config.catalog.url
-        reserve = int(config.storage.reserve_gigabytes * GIGABYTE)
         storage = SharedStorage(config.storage.shared, str(state / "storage"))
-        copies = Copies(config.daemon.copies_at_once, storage, reserve)
+        copies = Copies(config.daemon.copies_at_once, storage, config.storage.reserve_bytes)
         services = Services(
             config=config,
             recipes=load_recipes(config.recipes),

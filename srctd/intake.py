@@ -31,7 +31,7 @@ from srctd.formats.content import content_digest
 from srctd.formats.isolated import IsolatedReader
 from srctd.formats.protocol import ReadOptions
 from srctd.messages import Messages
-from srctd.steps import part_folder, task_folder
+from srctd.taskfolder import part_folder, task_folder
 
 log = structlog.get_logger()
 
