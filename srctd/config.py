@@ -99,12 +99,12 @@ class WatchSection(Section, frozen=True, kw_only=True):
 
 
 class FormatsSection(Section, frozen=True, kw_only=True):
-    """Where the tables lie by which logs and stacks of files are understood."""
+    """A site's own tables, besides the shipped ones, by which logs and stacks of files are understood."""
 
     tags_directory: str = ""
-    """Empty: the tables shipped with srctd."""
+    """Empty: none."""
     layouts_directory: str = ""
-    """Empty: the layouts shipped with srctd."""
+    """Empty: none."""
 
     @property
     def read_options(self) -> "ReadOptions":
