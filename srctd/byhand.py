@@ -141,7 +141,7 @@ def _index(path: str, asked: ByHand) -> FrameIndex:
         raise ScanUnreadable(
             f"{path} is incomplete: {verdict.missing[0]}", hint="--incomplete takes what is there"
         )
-    header = labels.labelled(index.header, verdict, partial=partial, positions=positions_of(path))
+    header = labels.labeled(index.header, verdict, partial=partial, positions=positions_of(path))
     return msgspec.structs.replace(index, header=header)
 
 

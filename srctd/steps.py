@@ -44,7 +44,7 @@ async def identify(work: Work) -> Identified:
 
 async def check(work: Work) -> Checked:
     """Read the header; refuse what cannot be reconstructed; make sure there is room for copy and volume."""
-    header = await _labelled_header(work)
+    header = await _labeled_header(work)
     storage = work.services.config.storage
     in_place = sync.inside(work.scan.path, storage.shared)
     part = part_folder(work.services.config, work.scan.path, work.scan.id)
@@ -191,7 +191,7 @@ STEPS: Mapping[Step, StepFunction] = {
 # --- parts ------------------------------------------------------------------------------------------------
 
 
-async def _labelled_header(work: Work) -> ScanHeader:
+async def _labeled_header(work: Work) -> ScanHeader:
     """The header of the source, with what is known besides; holds a scan that is not finished."""
     scan = work.scan
     verdict = msgspec.json.decode(scan.verdict, type=Verdict)
@@ -207,7 +207,7 @@ async def _labelled_header(work: Work) -> ScanHeader:
     )
     if held:
         raise _incomplete(scan, verdict)
-    return labels.labelled(
+    return labels.labeled(
         header, verdict, partial=scan.partial, series=scan.series, positions=positions_of(scan.path)
     )
 

@@ -18,7 +18,7 @@ def is_partial(state: State, take_incomplete: bool) -> bool:
     return state is State.INCOMPLETE_USABLE or (take_incomplete and state in UNFINISHED)
 
 
-def labelled(
+def labeled(
     header: ScanHeader,
     verdict: Verdict,
     *,
