@@ -8,8 +8,6 @@ from srctd.adapters import space
 from srctd.config import Config, WatchSection, load_recipes, read_secret
 from srctd.core.endpoints import require_local
 from srctd.daemon import local_workers
-from srctd.formats.layouts import load_layouts
-from srctd.formats.tagtables import load_tables
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,6 @@ def findings(config: Config) -> Iterator[Finding]:
     )
     for recipe in load_recipes(config.recipes):
         yield Finding(True, f"recipe {recipe.name}, priority {recipe.priority}: {recipe.description}")
-    tables, layouts = (
-        load_tables(config.formats.tags_directory),
-        load_layouts(config.formats.layouts_directory),
-    )
-    yield Finding(True, f"reads logs and parameter files by {', '.join(table.name for table in tables)}")
-    yield Finding(True, f"finds the frames of stacks by {', '.join(layout.name for layout in layouts)}")
     yield _catalog(config)
 
 

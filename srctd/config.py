@@ -99,12 +99,12 @@ class WatchSection(Section, frozen=True, kw_only=True):
 
 
 class FormatsSection(Section, frozen=True, kw_only=True):
-    """A site's own tables, besides the shipped ones, by which logs and stacks of files are understood."""
+    """Where the tables lie by which logs and stacks of files are understood."""
 
     tags_directory: str = ""
-    """Empty: none."""
+    """Empty: the tables shipped with srctd."""
     layouts_directory: str = ""
-    """Empty: none."""
+    """Empty: the layouts shipped with srctd."""
 
     @property
     def read_options(self) -> "ReadOptions":

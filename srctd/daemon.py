@@ -34,8 +34,6 @@ from srctd.core.lifecycle import Scan
 from srctd.core.scan import Manifest
 from srctd.engine import Engine, JournalThread
 from srctd.formats.isolated import IsolatedReader
-from srctd.formats.layouts import load_layouts
-from srctd.formats.tagtables import load_tables
 from srctd.intake import Intake
 from srctd.messages import Messages
 from srctd.services import Services
@@ -83,8 +81,6 @@ class Daemon:
     def __init__(self, config: Config) -> None:
         """Builds everything; raises `ConfigError` or `JournalError`. Nothing runs before `run`."""
         self.config = config
-        load_tables(config.formats.tags_directory)  # read when they are needed: a mistake is said now
-        load_layouts(config.formats.layouts_directory)
         self._stop = asyncio.Event()
         state = Path(config.daemon.state_directory)
         _make_folder(state, "daemon.state_directory")

@@ -4,13 +4,10 @@ Also where the shipped ones lie. Configuration, recipes, tables of tags and layo
 """
 
 import difflib
-import os
 import re
 import sysconfig
-from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import msgspec
 import tomli
@@ -44,45 +41,6 @@ def read_toml(path: Path, form: type[Form], *, unreadable: str = "", keys: str =
         raise ConfigError(f"{path}: not TOML: {exc}") from exc
     except msgspec.ValidationError as exc:
         raise ConfigError(f"{path}: {_plain(str(exc))}", hint=_hint(str(exc), form, keys)) from exc
-
-
-class Named(Protocol):
-    """What such a file describes has a name."""
-
-    @property
-    def name(self) -> str:
-        """By which a site's takes the place of a shipped one."""
-
-
-Item = TypeVar("Item", bound=Named)
-
-
-def load_named(kind: str, directory: str, load: Callable[[Path], Item]) -> tuple[Item, ...]:
-    """What a site's folder describes, and what the shipped folder `kind` does under other names.
-
-    `directory`: the site's; empty: none. Files that were edited are read again. Raises `ConfigError`.
-    """
-    own = _load_all(load, _toml_files(directory, kind)) if directory else ()
-    names = {item.name for item in own}
-    shipped = _load_all(load, _toml_files(str(etc_folder() / kind), kind))
-    return (*own, *(item for item in shipped if item.name not in names))
-
-
-def _toml_files(folder: str, kind: str) -> tuple[tuple[str, int], ...]:
-    """Paths and times."""
-    try:
-        found = [(entry.path, entry.stat().st_mtime_ns) for entry in os.scandir(folder)]
-    except OSError as exc:
-        raise ConfigError(
-            f"{folder}: no such folder of {kind}: {exc.strerror}",
-            hint=f"correct {kind}_directory in [formats]",
-        ) from exc
-    return tuple(sorted(file for file in found if file[0].endswith(".toml")))
-
-
-@lru_cache(maxsize=16)
-def _load_all(load: Callable[[Path], Item], files: tuple[tuple[str, int], ...]) -> tuple[Item, ...]:
-    return tuple(load(Path(path)) for path, _ in files)
 
 
 def _plain(message: str) -> str:

@@ -1,16 +1,36 @@
 """Layouts of stacks as TOML files: the shipped ones, and those of a site."""
 
+import os
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from srctd.core.errors import ConfigError
 from srctd.core.roles import Layout
-from srctd.toml import load_named, read_toml
+from srctd.toml import etc_folder, read_toml
 
 
 def load_layouts(directory: str = "") -> tuple[Layout, ...]:
     """The shipped layouts and those of a folder, which replace shipped ones by name; raises `ConfigError`."""
-    return load_named("layouts", directory, load_layout)
+    folders = [str(etc_folder() / "layouts"), *([directory] if directory else [])]
+    layouts: dict[str, Layout] = {}
+    for folder in folders:
+        layouts.update({layout.name: layout for layout in _load(tuple(_files(folder)))})
+    return tuple(layouts.values())
+
+
+def _files(folder: str) -> list[tuple[str, int]]:
+    """TOML files and their times, by which an edited one is read again."""
+    try:
+        found = [(entry.path, entry.stat().st_mtime_ns) for entry in os.scandir(folder)]
+    except OSError as exc:
+        raise ConfigError(f"{folder}: no such folder of layouts: {exc.strerror}") from exc
+    return sorted(file for file in found if file[0].endswith(".toml"))
+
+
+@lru_cache(maxsize=16)
+def _load(files: tuple[tuple[str, int], ...]) -> tuple[Layout, ...]:
+    return tuple(load_layout(Path(path)) for path, _ in files)
 
 
 def load_layout(file: Path) -> Layout:

@@ -18,9 +18,9 @@ class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What a site says of its files. The defaults are the shipped tables and nothing special."""
 
     tags_directory: str = ""
-    """Folder of tag tables (`*.toml`) besides the shipped ones; empty: none."""
+    """Folder of tag tables (`*.toml`); empty: the shipped ones."""
     layouts_directory: str = ""
-    """Folder of layouts of stacks (`*.toml`) besides the shipped ones; empty: none."""
+    """Folder of layouts of stacks (`*.toml`); empty: the shipped ones."""
     must_have: tuple[str, ...] = ()
     """Paths inside an HDF5 file, or names of files beside the frames (wildcards), without which no scan is
     complete."""

@@ -4,7 +4,9 @@
 """
 
 import fnmatch
+import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +15,7 @@ import msgspec
 from srctd.core.errors import ConfigError
 from srctd.core.tags import CANONICAL
 from srctd.formats.units import ANGLE, CURRENT, ENERGY, LENGTH, MAGNIFICATION, TIME, Dimension
-from srctd.toml import load_named, read_toml
+from srctd.toml import etc_folder, read_toml
 
 Syntax = Literal["keyvalue", "ini", "regex", "json", "xml", "csv", "edf"]
 WORD_SYNTAXES = ("keyvalue", "ini", "regex")
@@ -144,11 +146,22 @@ def load_table(file: Path) -> Table:
 
 
 def load_tables(directory: str = "") -> tuple[Table, ...]:
-    """The shipped tables and those of a folder, which replace shipped ones by name; raises `ConfigError`.
-
-    Those of the highest priority come first, and of one priority a site's own.
+    """All tables of a folder, those of the highest priority first; empty: the shipped ones. Raises
+    `ConfigError`.
     """
-    return tuple(sorted(load_named("tags", directory, load_table), key=lambda table: -table.priority))
+    folder = Path(directory) if directory else etc_folder() / "tags"
+    try:
+        files = sorted((entry.path, entry.stat().st_mtime_ns) for entry in os.scandir(folder))
+    except OSError as exc:
+        raise ConfigError(f"{folder}: no such folder of tables of tags: {exc.strerror}") from exc
+    return _load_tables(tuple(file for file in files if file[0].endswith(".toml")))
+
+
+@lru_cache(maxsize=16)
+def _load_tables(files: tuple[tuple[str, int], ...]) -> tuple[Table, ...]:
+    """By path and time, so that a table that was edited is read again."""
+    tables = [load_table(Path(path)) for path, _ in files]
+    return tuple(sorted(tables, key=lambda table: (-table.priority, table.name)))
 
 
 def _own_names(table: Table) -> list[Tag]:

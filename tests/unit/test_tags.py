@@ -67,7 +67,7 @@ def plain(tagged):
 
 
 def with_table(tmp_path, table):
-    """Read options under which a site has this table of its own."""
+    """Read options under which the only table is this one."""
     folder = tmp_path / "tables"
     folder.mkdir(exist_ok=True)
     (folder / "own.toml").write_text(table)
@@ -396,15 +396,6 @@ def test_a_wrong_table_is_one_sentence_with_its_place(tmp_path, table, said):
     assert re.search(said, caught.value.sentence)
     assert "own.toml" in caught.value.sentence
     assert "\n" not in caught.value.sentence
-
-
-def test_a_sites_table_goes_before_a_shipped_one_or_takes_its_place(tmp_path):
-    table = "name = 'site'\nfiles = ['*.log']\nsyntax = 'keyvalue'\n[[tag]]\nname = 'sample'\nkey = '*/File Prefix'"
-    options = with_table(tmp_path, table)
-    assert {"site", "tomcat"} <= {table.name for table in load_tables(str(tmp_path / "tables"))}
-    assert read(tmp_path, "a.log", TOMCAT, **options).table == "site"
-    with_table(tmp_path, table.replace("site", "tomcat").replace("*.log", "*.lst"))
-    assert read(tmp_path, "a.log", TOMCAT, **options) is None
 
 
 def test_a_folder_that_is_not_there(tmp_path):
