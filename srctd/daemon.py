@@ -94,8 +94,9 @@ class Daemon:
             config.pool_endpoints, lease_seconds=config.pool.lease_seconds, on_event=self._pool_event
         )
         self._catalog_url = _embedded_url(config) if config.catalog.embedded else config.catalog.url
+        reserve = config.storage.reserve_bytes
         storage = SharedStorage(config.storage.shared, str(state / "storage"))
-        copies = Copies(config.daemon.copies_at_once, storage, config.storage.reserve_bytes)
+        copies = Copies(config.daemon.copies_at_once, storage, reserve)
         services = Services(
             config=config,
             recipes=load_recipes(config.recipes),
