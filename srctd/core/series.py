@@ -44,6 +44,12 @@ def series_of(path: str, neighbors: Iterable[str]) -> Series | None:
     return Series(name=name, member=number - min(numbers), origin=origin)
 
 
+def family(name: str) -> str:
+    """A name without the number at its end, which scans of a series have in common."""
+    own = _numbered(name)
+    return own[0] if own else name
+
+
 def _numbered(path: str) -> tuple[str, int, str] | None:
     """(stem, number, suffix) of a name that ends in a number."""
     name, suffix = posixpath.splitext(posixpath.basename(path))

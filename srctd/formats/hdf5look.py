@@ -44,7 +44,7 @@ def look_at(scan: "Hdf5Scan") -> Probe:
     What waiting cannot heal (a wrong rank, angles that are not numbers) is no obstacle to completeness: `index`
     will name it.
     """
-    marks = tuple(scan.end_marks() + marker_files(scan))
+    marks = tuple(scan.end_marks() + _marker_files(scan))
     missing = [str(problem) for problem in scan.missing] + _short_lists(scan) + _must_have(scan)
     seen = Probe(
         readable=True,
@@ -188,7 +188,7 @@ def _must_have(scan: "Hdf5Scan") -> list[str]:
     return lost
 
 
-def marker_files(scan: "Hdf5Scan") -> list[EndMark]:
+def _marker_files(scan: "Hdf5Scan") -> list[EndMark]:
     """Files beside the scan that say that the acquisition ended."""
     names = _beside(scan, scan.options.marker_files)
     return [EndMark(kind="marker file", text=f"{name} is there") for name in names]

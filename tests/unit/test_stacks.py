@@ -400,6 +400,15 @@ def test_marker_files_and_required_files(tmp_path):
     assert not seen.missing
 
 
+def test_the_place_in_a_series_is_told_by_a_parameter_file(tmp_path):
+    path = write_named(tmp_path / "creep_007", "kit")
+    assert index_scan(path).header.series is None
+    write_parameters(path, series_member=6, series_members=20)
+    series = index_scan(path).header.series
+    assert (series.name, series.member, series.members) == ("creep", 6, 20)
+    assert series.origin == "scan.json: series_member"
+
+
 def test_a_scan_of_several_turns_has_members(tmp_path):
     frames = {**FRAMES, "projections": 24}
     path = write_named(tmp_path / "s", "kit", frames=frames)
@@ -410,6 +419,9 @@ def test_a_scan_of_several_turns_has_members(tmp_path):
     assert index.header.angle_first_deg == pytest.approx(370.0)
     with pytest.raises(ScanUnreadable, match="no number 2"):
         index_scan(path, member=2)
+    write_parameters(tmp_path / "s", n_projections=24, angle_range=810.0)
+    notes = index_scan(path, member=1).header.notes
+    assert any("less than a half turn and in no member" in note for note in notes)
 
 
 # --- the camera's counter -----
