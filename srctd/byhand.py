@@ -24,6 +24,7 @@ from srctd.core.recipe import ParameterFile, Value
 from srctd.core.scan import scan_id
 from srctd.core.series import positions_of
 from srctd.formats import index_scan, probe
+from srctd.formats.protocol import ReadOptions
 
 VOLUME_SUFFIXES = (".h5", ".hdf5", ".nxs")
 """An output of such a name is the volume alone, without pictures and parameter file beside it."""
@@ -39,6 +40,8 @@ class ByHand:
     settings: tuple[str, ...]
     threads: int
     json: bool
+    options: ReadOptions
+    """How the input is read."""
     incomplete: bool = False
     """Take what is there."""
     member: int = 0
@@ -104,7 +107,7 @@ def _prepared(asked: ByHand) -> tuple[ParameterFile, FrameIndex]:
     """The parameter file, and the index of frames that it names as its input."""
     path = os.path.realpath(asked.input)
     overrides: dict[str, Value] = dict(recipe.parse_setting(setting) for setting in asked.settings)
-    index = _index(path, asked.incomplete, asked.member)
+    index = _index(path, asked)
     header = index.header
     if asked.recipe:
         chosen = load_recipe(Path(asked.recipe))
@@ -128,17 +131,17 @@ def _prepared(asked: ByHand) -> tuple[ParameterFile, FrameIndex]:
     return msgspec.structs.replace(parameters, shards=shards), rebased(index, base)
 
 
-def _index(path: str, incomplete: bool, member: int) -> FrameIndex:
+def _index(path: str, asked: ByHand) -> FrameIndex:
     """Where every frame lies; refuses an incomplete scan unless that is wanted, and labels it if it is."""
     rule = Rule()
-    verdict = judge(probe(path), rule.stalled_seconds, rule)  # nobody waits for more to come
-    partial = incomplete and verdict.state is not State.COMPLETE
-    index = index_scan(path, incomplete=partial, member=member)
+    verdict = judge(probe(path, asked.options), rule.stalled_seconds, rule)  # nobody waits for more to come
+    partial = asked.incomplete and verdict.state is not State.COMPLETE
+    index = index_scan(path, options=asked.options, incomplete=partial, member=asked.member)
     if verdict.state is not State.COMPLETE and not partial:
         raise ScanUnreadable(
             f"{path} is incomplete: {verdict.missing[0]}", hint="--incomplete takes what is there"
         )
-    header = labels.labelled(index.header, verdict, partial=partial, positions=positions_of(path))
+    header = labels.labeled(index.header, verdict, partial=partial, positions=positions_of(path))
     return msgspec.structs.replace(index, header=header)
 
 

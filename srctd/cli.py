@@ -13,7 +13,7 @@ from rich.live import Live
 
 from srctd import __version__, simulation, terminal
 from srctd.adapters import control_client
-from srctd.config import Config, load
+from srctd.config import Config, FormatsSection, load
 from srctd.core.errors import ConfigError, FatalError, HoldError, SrctdError
 
 DEFAULT_CONFIG = "/etc/srctd/srctd.toml"
@@ -90,6 +90,11 @@ def _add_by_hand(commands: Any) -> None:
     reconstruct = _command(commands, "reconstruct", _reconstruct, "reconstruct one scan by hand")
     reconstruct.add_argument("input", help="scan: its file, the folder of a stack, or its header file")
     reconstruct.add_argument("output", help="folder to make; with a name like x.h5: the volume alone")
+    reconstruct.add_argument(
+        "--config",
+        metavar="FILE",
+        help="configuration whose tag tables and layouts are used, else the shipped ones",
+    )
     reconstruct.add_argument("--recipe", metavar="FILE", help="recipe; else the shipped ones decide")
     reconstruct.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="parameter")
     reconstruct.add_argument(
@@ -246,6 +251,7 @@ def _reconstruct(options: argparse.Namespace) -> int:
     from srctd import byhand
 
     rows = byhand.parse_rows(options.rows) if options.rows else ()
+    formats = load(options.config).formats if options.config else FormatsSection()
     asked = byhand.ByHand(
         input=options.input,
         output=options.output,
@@ -253,6 +259,7 @@ def _reconstruct(options: argparse.Namespace) -> int:
         settings=(*_settings(options), *rows),
         threads=options.threads,
         json=options.json,
+        options=formats.read_options,
         incomplete=options.incomplete,
         member=options.member,
     )

@@ -121,6 +121,11 @@ class StorageSection(Section, frozen=True, kw_only=True):
     reserve_gigabytes: float = 1.0
     """Space that a copy or a volume must leave free."""
 
+    @property
+    def reserve_bytes(self) -> int:
+        """The same in bytes."""
+        return int(self.reserve_gigabytes * 1e9)
+
 
 class AccountRule(Section, frozen=True, kw_only=True):
     """Whose scan it is, by its path. Named groups of the pattern may be used as `{name}` in the values."""
@@ -206,6 +211,11 @@ class Config(Section, frozen=True, kw_only=True):
     control: ControlSection = ControlSection()
     catalog: CatalogSection = CatalogSection()
     logs: LogsSection = LogsSection()
+
+    def read_options(self, root: str) -> "ReadOptions":
+        """How files below a watched root are read; of a scan from elsewhere, by what the site says of all."""
+        watched = next((section for section in self.watch if section.path == root), None)
+        return watched.read_options(self.formats) if watched else self.formats.read_options
 
     @property
     def pool_endpoints(self) -> tuple[str, ...]:

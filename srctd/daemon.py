@@ -38,7 +38,8 @@ from srctd.formats.layouts import load_layouts
 from srctd.formats.tagtables import load_tables
 from srctd.intake import Intake
 from srctd.messages import Messages
-from srctd.steps import GIGABYTE, Services, part_folder
+from srctd.services import Services
+from srctd.taskfolder import part_folder
 
 log = structlog.get_logger()
 
@@ -95,7 +96,7 @@ class Daemon:
             config.pool_endpoints, lease_seconds=config.pool.lease_seconds, on_event=self._pool_event
         )
         self._catalog_url = _embedded_url(config) if config.catalog.embedded else config.catalog.url
-        reserve = int(config.storage.reserve_gigabytes * GIGABYTE)
+        reserve = config.storage.reserve_bytes
         storage = SharedStorage(config.storage.shared, str(state / "storage"))
         copies = Copies(config.daemon.copies_at_once, storage, reserve)
         # A mistake in a table is named now, not at the first scan that needs it.

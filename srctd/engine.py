@@ -32,7 +32,8 @@ from srctd.core.lifecycle import (
     WakeStep,
     advance,
 )
-from srctd.steps import STEPS, Services, StepFunction, Work
+from srctd.services import Services, Work
+from srctd.steps import STEPS, StepFunction
 
 log = structlog.get_logger()
 T = TypeVar("T")

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import msgspec
 
 from srctd.adapters.journal import Journal
-from srctd.core.completion import Message
+from srctd.core.completion import Message, is_news
+from srctd.core.lifecycle import Scan
 from srctd.engine import JournalThread
 
 KEPT_SECONDS = 24 * 3600.0
@@ -42,6 +43,11 @@ class Messages:
         """What was told of a scan: of its own path, or of a file or folder in it."""
         told = (self._about(told) for told in self._by_path if told == path or told.startswith(path + os.sep))
         return next(filter(None, told), None)
+
+    def are_news(self, known: Scan, path: str) -> bool:
+        """Whether something was told of a path that was not known when its scan was judged."""
+        message = self.about(path)
+        return message is not None and is_news(known.judged, message)
 
     async def drop(self, path: str) -> None:
         """Forget what was told of a scan that was judged."""

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from srctd import __version__
+from srctd.arrivals import Arrival
 from srctd.core.completion import State, Verdict
 from srctd.core.dispatch import ScanJobs
 from srctd.core.lifecycle import Box, Scan, Stage, Status, Step, current_stage, stages
-from srctd.intake import Arrival
 from srctd.results import Previewed, Published, Reconstructed, Registered, Submitted, Synced
 
 MOST_PLACES = 5

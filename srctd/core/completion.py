@@ -57,7 +57,8 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True):
     """From the smallest angle to the largest."""
     hole_deg: float
     """The widest gap between neighboring angles, all of them taken modulo 180 degrees and around the half circle:
-    what is seen from one side need not be seen from the other."""
+    what is seen from one side need not be seen from the other. Around the whole circle where a frame shows only
+    half of the sample."""
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,9 +92,6 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     """Whether `open_scan(..., incomplete=True)` would open what is there."""
     started: str = ""
     """When the acquisition began, as the file says it."""
-    content: str = ""
-    """Digest of names, sizes, start time and samples of the content, 32 hexadecimal digits; the same wherever the
-    scan lies and whenever it was copied. Empty while something is missing."""
     references: tuple[str, ...] = ()
     """Absolute paths of further files, outside the listing of the scan itself, that belong to it."""
     members: int = 1
@@ -106,7 +104,7 @@ class Usable(msgspec.Struct, frozen=True, kw_only=True):
     projections: int = 30
     """Fewest projections; 0: incomplete scans are never taken."""
     hole_deg: float = 10.0
-    """Widest gap between neighboring angles on the half circle."""
+    """Widest gap between neighboring angles, see `Coverage.hole_deg`."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -268,13 +266,13 @@ def is_usable(probe: Probe, rule: Rule) -> bool:
     return seen.projections >= policy.projections and seen.hole_deg <= policy.hole_deg
 
 
-def coverage(angles_rad: Iterable[float]) -> Coverage | None:
-    """What some projections cover; None without any."""
+def coverage(angles_rad: Iterable[float], around_deg: float = 180.0) -> Coverage | None:
+    """What some projections cover; None without any. `around_deg`: 360 where both sides must be seen."""
     degrees = sorted(math.degrees(angle) for angle in angles_rad)
     if not degrees:
         return None
-    folded = sorted(angle % 180.0 for angle in degrees)
-    around = [*folded[1:], folded[0] + 180.0]
+    folded = sorted(angle % around_deg for angle in degrees)
+    around = [*folded[1:], folded[0] + around_deg]
     hole = max(after - before for before, after in zip(folded, around, strict=True))
     return Coverage(projections=len(degrees), span_deg=degrees[-1] - degrees[0], hole_deg=hole)
 

@@ -10,10 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from srctd.core.layouts import FRAME_SUFFIXES, ROLE_FOLDER
-
-HEADER_SUFFIXES = frozenset({".log", ".sct", ".info", ".json", ".ini", ".par", ".xml", ".csv", ".toml"})
-"""Of files that may describe one stack among several in a folder."""
+from srctd.core.layouts import FRAME_SUFFIXES, HEADER_SUFFIXES, ROLE_FOLDER
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _UNDER_WAY = ("~", ".part", ".partial", ".filepart", ".tmp", ".temp", ".swp")

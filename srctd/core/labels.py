@@ -20,7 +20,7 @@ def is_partial(state: State, take_incomplete: bool) -> bool:
     return state is State.INCOMPLETE_USABLE or take_incomplete
 
 
-def labelled(
+def labeled(
     header: ScanHeader,
     verdict: Verdict,
     *,

@@ -15,7 +15,7 @@ from enum import StrEnum
 
 import msgspec
 
-from srctd.core.completion import State
+from srctd.core.completion import State, Verdict
 from srctd.core.labels import is_partial
 from srctd.core.scan import Manifest, Series, SourceFiles
 
@@ -133,6 +133,11 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
         if bytes(self.verdict) == b"null":
             return False
         return is_partial(msgspec.json.decode(self.verdict, type=_Judged).state, self.take_incomplete)
+
+    @property
+    def judged(self) -> Verdict:
+        """The verdict; of scans that entered with one."""
+        return msgspec.json.decode(self.verdict, type=Verdict)
 
     @property
     def done(self) -> bool:

@@ -27,7 +27,6 @@ class Origin(StrEnum):
     DEFAULT = "default"
     RULE = "rule"
     FILE = "file"
-    TAG = "tag"
     ESTIMATED = "estimated"
     OPERATOR = "operator"
 

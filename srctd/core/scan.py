@@ -92,7 +92,7 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     """A place in a dynamic series, a mosaic or a stack of heights."""
 
     name: str
-    """The same for all members."""
+    """The same for all members, wherever they lie: the name of the file, or folder and beginning of the names."""
     member: int
     """Counted from 0, in the order of acquisition."""
     members: int | None = None

@@ -40,7 +40,14 @@ def series_of(path: str, neighbors: Iterable[str]) -> Series | None:
     if len(numbers) < 2:
         return None
     origin = f"names like {posixpath.basename(path)}"
-    return Series(name=posixpath.join(folder, stem), member=number - min(numbers), origin=origin)
+    name = posixpath.join(posixpath.basename(folder), stem)  # the same wherever the folder is moved to
+    return Series(name=name, member=number - min(numbers), origin=origin)
+
+
+def family(name: str) -> str:
+    """A name without the number at its end, which scans of a series have in common."""
+    own = _numbered(name)
+    return own[0] if own else name
 
 
 def _numbered(path: str) -> tuple[str, int, str] | None:

@@ -5,11 +5,11 @@ from pathlib import PurePath
 import msgspec
 
 from srctd.core.completion import Coverage, EndMark, Expectation, Probe
-from srctd.core.errors import ScanUnreadable
 from srctd.core.frames import FrameIndex
 from srctd.core.scan import Series
 from srctd.formats.frametable import FLAT, MOST_RUNS
 from srctd.formats.hdf5scan import Hdf5Scan
+from srctd.formats.rotations import no_member
 
 
 class Entries:
@@ -37,9 +37,7 @@ class Entries:
                 found = scan.index(incomplete=incomplete, member=left)
                 return _as_member(found, scan, member, sum(counts))
             left -= count
-        raise ScanUnreadable(
-            f"{self._scans[0].source.path} holds {sum(counts)} scans; there is no number {member}"
-        )
+        raise no_member(self._scans[0].source.path, sum(counts), member)
 
     def close(self) -> None:
         """Close every file."""
@@ -66,7 +64,6 @@ def merged(probes: list[Probe]) -> Probe:
         coverage=None if None in covered else _least([seen for seen in covered if seen is not None]),
         usable=all(probe.usable for probe in probes),
         started=next((probe.started for probe in probes if probe.started), ""),
-        content=probes[0].content if all(probe.content for probe in probes) else "",
         references=tuple(dict.fromkeys(path for probe in probes for path in probe.references)),
         members=sum(probe.members for probe in probes),
     )

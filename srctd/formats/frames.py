@@ -25,12 +25,17 @@ from srctd.formats.protocol import Kind
 Rows = NDArray[np.generic]
 
 
+AGAIN = "`srctd retry SCAN --step submit` indexes its frames anew"
+CHANGED = f"the file was changed; {AGAIN}"
+"""What to do where a file is not as it was when the index was made."""
+
+
 def read_index(path: str) -> FrameIndex:
     """An index file; raises `ScanUnreadable`."""
     try:
         index = msgspec.json.decode(Path(path).read_bytes(), type=FrameIndex)
     except (OSError, msgspec.DecodeError) as exc:
-        raise ScanUnreadable(f"{path} is no index of frames: {exc}", hint="submit the scan again") from exc
+        raise ScanUnreadable(f"{path} is no index of frames: {exc}", hint=AGAIN) from exc
     return index
 
 
@@ -101,13 +106,17 @@ class FrameReader:
         dataset = self._sources[path].dataset(place)
         if dataset is None:
             raise ScanUnreadable(
-                f"{path} has no data set {place}", hint="the file was changed; submit it again"
+                f"{path} has no data set {place}",
+                hint=CHANGED,
             )
         wanted = (self.header.n_rows, self.header.n_columns)
         if problem := unsound(dataset) or (
             "" if dataset.shape[1:] == wanted else "has frames of another size"
         ):
-            raise ScanUnreadable(f"{path}: {place} {problem}", hint="the file was changed; submit it again")
+            raise ScanUnreadable(
+                f"{path}: {place} {problem}",
+                hint=CHANGED,
+            )
         storage(dataset)
         return dataset
 
@@ -127,7 +136,7 @@ class FrameReader:
             raise ScanUnreadable(
                 f"{path} does not hold {piece.count} frames of {shape[0]} x {shape[1]} pixels from page "
                 f"{piece.first} on",
-                hint="the file was changed, or belongs to another scan; submit the scan again",
+                hint=CHANGED,
             )
         for i, rows in enumerate(tiff.pages_rows(path, pages, wanted, first, end)):
             if not np.can_cast(rows.dtype, into.dtype, "safe"):

@@ -4,17 +4,16 @@ Reads metadata, up to nine frames, and a few rows more where one of those is bla
 scan of 100,000 frames is looked at in well under a second.
 """
 
-import fnmatch
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from msgspec.structs import replace
 
 from srctd.core.completion import Coverage, EndMark, Expectation, Probe, coverage
-from srctd.core.errors import HoldError, SrctdError
-from srctd.formats.content import content_digest
+from srctd.core.errors import HoldError
+from srctd.formats.beside import fitting
 from srctd.formats.frametable import DARK, FLAT, MOST_RUNS, PROJECTION, Mask, holes
 from srctd.formats.hdf5 import length
 from srctd.formats.pixels import all_blank, counted, sampled_blank
@@ -45,15 +44,14 @@ def look_at(scan: "Hdf5Scan") -> Probe:
     What waiting cannot heal (a wrong rank, angles that are not numbers) is no obstacle to completeness: `index`
     will name it.
     """
-    marks = tuple(scan.end_marks() + marker_files(scan))
+    marks = tuple(scan.end_marks() + _marker_files(scan))
     missing = [str(problem) for problem in scan.missing] + _short_lists(scan) + _must_have(scan)
-    started = str(scan.facts().get("start_time") or "")
     seen = Probe(
         readable=True,
         end_marks=marks,
         aborted=scan.aborted(),
         missing=tuple(dict.fromkeys(missing)),
-        started=started,
+        started=str(scan.facts().get("start_time") or ""),
         references=tuple(scan.references),
     )
     if scan.unsound():
@@ -72,7 +70,6 @@ def _with_frames(scan: "Hdf5Scan", seen: Probe) -> Probe:
     expectations = _expectations(scan, found)
     missing = (*seen.missing, *pixels.blank, *_holes_in_references(scan, pixels.there))
     use = _use(scan, pixels.there)
-    whole = not missing and not gaps and found >= max((e.frames for e in expectations), default=0)
     return replace(
         seen,
         frames_found=found,
@@ -83,7 +80,6 @@ def _with_frames(scan: "Hdf5Scan", seen: Probe) -> Probe:
         coverage=use.covered,
         usable=use.usable,
         members=use.members,
-        content=_content(scan, seen.started) if whole else "",
     )
 
 
@@ -155,7 +151,7 @@ def _use(scan: "Hdf5Scan", there: Mask) -> _Use:
         angles = scan.radians(rows[np.isfinite(scan.table.angle[rows])])
     except HoldError:
         return _Use()
-    covered = coverage(angles.tolist())
+    covered = coverage(angles.tolist(), 360.0 if scan.half_view() else 180.0)
     try:
         taken = scan.taken(there, incomplete=True)
     except HoldError:
@@ -180,7 +176,7 @@ def _must_have(scan: "Hdf5Scan") -> list[str]:
     lost = []
     for wanted in scan.options.must_have:
         if not wanted.startswith("/"):
-            if not _beside(scan, wanted):
+            if not _beside(scan, (wanted,)):
                 lost.append(f"there is no file {wanted} beside {scan.source.path}")
             continue
         try:
@@ -192,23 +188,16 @@ def _must_have(scan: "Hdf5Scan") -> list[str]:
     return lost
 
 
-def marker_files(scan: "Hdf5Scan") -> list[EndMark]:
+def _marker_files(scan: "Hdf5Scan") -> list[EndMark]:
     """Files beside the scan that say that the acquisition ended."""
-    found = (name for pattern in scan.options.marker_files for name in _beside(scan, pattern))
-    return [EndMark(kind="marker file", text=name) for name in dict.fromkeys(found)]
+    names = _beside(scan, scan.options.marker_files)
+    return [EndMark(kind="marker file", text=f"{name} is there") for name in names]
 
 
-def _beside(scan: "Hdf5Scan", pattern: str) -> list[str]:
+def _beside(scan: "Hdf5Scan", patterns: Sequence[str]) -> list[str]:
+    """Names of files in the scan's folder that fit."""
     folder, own = os.path.split(scan.source.path)
-    wanted = pattern.replace("{name}", _escaped(os.path.splitext(own)[0]))
-    return sorted(
-        os.path.join(folder, name) for name in os.listdir(folder) if fnmatch.fnmatchcase(name, wanted)
-    )
-
-
-def _escaped(name: str) -> str:
-    """A name in which nothing is a wildcard."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+    return sorted(fitting(os.listdir(folder), patterns, os.path.splitext(own)[0]))
 
 
 def _only_references(scan: "Hdf5Scan", seen: Probe) -> str:
@@ -222,20 +211,3 @@ def _only_references(scan: "Hdf5Scan", seen: Probe) -> str:
     if others == 0:
         return ""
     return f"{scan.source.path} holds {others} flat and dark fields and no projections: those of another scan"
-
-
-def _content(scan: "Hdf5Scan", started: str) -> str:
-    """Digest of the file and of those that it refers to; empty if one of them cannot be read now."""
-    folder = os.path.dirname(scan.source.path)
-    try:
-        return content_digest(list(_named(folder, [scan.source.path, *scan.references])), started)
-    except (OSError, SrctdError):
-        return ""
-
-
-def _named(folder: str, paths: Iterable[str]) -> Iterable[tuple[str, str, int]]:
-    """(name inside the scan, path, size): a file elsewhere goes by its last name, so that a copy is the same."""
-    for path in paths:
-        inside = path.startswith(folder + os.sep)
-        name = os.path.relpath(path, folder) if inside else os.path.basename(path)
-        yield name, path, os.stat(path).st_size

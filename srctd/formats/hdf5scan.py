@@ -20,7 +20,7 @@ from srctd.core.completion import EndMark, Probe
 from srctd.core.errors import HoldError, ScanUnreadable
 from srctd.core.frames import FrameIndex, Segment, count
 from srctd.core.recipe import physics_notes
-from srctd.core.scan import ScanHeader, Series, Shortfall
+from srctd.core.scan import ScanHeader, Shortfall
 from srctd.formats.chunks import Storage, stored, unsound
 from srctd.formats.frametable import (
     DARK,
@@ -39,7 +39,7 @@ from srctd.formats.hdf5look import look_at
 from srctd.formats.hdf5pieces import Announced, Pieces
 from srctd.formats.pixels import all_blank, counted, may_be_blank
 from srctd.formats.protocol import ReadOptions
-from srctd.formats.rotations import rotations
+from srctd.formats.rotations import choose_member, rotations
 from srctd.formats.units import ANGLE
 
 AMBIGUOUS_SPAN = 3.0, 6.5
@@ -104,6 +104,10 @@ class Hdf5Scan(Pieces, ABC):
     def period(self) -> float | None:
         """Degrees of one member of a dynamic scan, where the file says so."""
         return None
+
+    def half_view(self) -> bool:
+        """Whether a frame shows half of the sample, the axis near its edge, so that a whole turn is needed."""
+        return False
 
     def healed(self) -> tuple[ScanUnreadable, ...]:
         """Of what is `missing`, that without which an incomplete scan can be taken all the same."""
@@ -174,17 +178,11 @@ class Hdf5Scan(Pieces, ABC):
             there, taken = self._ready(incomplete)
             shortfall = self._shortfall(there, taken) if incomplete else None
             parts = self.members(taken.angles)
-            if not 0 <= member < len(parts):
-                raise ScanUnreadable(
-                    f"{self.source.path} holds {len(parts)} scans; there is no number {member}"
-                )
-            chosen = taken._replace(
-                projections=taken.projections[parts[member]], angles=taken.angles[parts[member]]
-            )
+            path = self.source.path
+            own = choose_member(parts, member, len(taken.angles), path, PurePath(path).stem)
+            chosen = taken._replace(projections=taken.projections[own.part], angles=taken.angles[own.part])
             header = msgspec.structs.replace(self._header(chosen), shortfall=shortfall)
-            if len(parts) > 1:
-                header = self._as_member(header, parts, member, len(taken.angles))
-            return self._index_of(header, chosen)
+            return self._index_of(own.labeled(header), chosen)
 
     def members_in(self, *, incomplete: bool = False) -> int:
         """Members of the scan; one that cannot be indexed counts as one."""
@@ -315,16 +313,6 @@ class Hdf5Scan(Pieces, ABC):
     def members(self, radians: NDArray[np.float64]) -> list[slice]:
         """The scans that the projections make up, by `rotations`."""
         return rotations(np.degrees(radians), self.period())
-
-    def _as_member(self, header: ScanHeader, parts: list[slice], member: int, projections: int) -> ScanHeader:
-        series = Series(
-            name=PurePath(self.source.path).stem, member=member, members=len(parts), origin="rotation angles"
-        )
-        notes = header.notes
-        if parts[-1].stop < projections:
-            rest = f"the last {projections - parts[-1].stop} projections are less than a half turn and in no member"
-            notes = (*notes, rest)
-        return msgspec.structs.replace(header, series=series, notes=notes)
 
     def _shortfall(self, there: Mask, taken: Taken) -> Shortfall | None:
         """What is missing of the projections; None if nothing is."""

@@ -139,6 +139,10 @@ class NxTomo(Hdf5Scan):
         value = self.number(self.paths(SCAN_RANGE))
         return value if value in (180.0, 360.0) else None
 
+    def half_view(self) -> bool:
+        """By the field of view."""
+        return self.first_text(self.paths(FIELD_OF_VIEW)).lower() == "half"
+
     def facts(self) -> dict[str, object]:
         """Who, what and how, as far as the file knows."""
 
@@ -146,7 +150,7 @@ class NxTomo(Hdf5Scan):
             return self.first_text(self.paths(relative))
 
         user = self._user()
-        if words(*FIELD_OF_VIEW).lower() == "half":
+        if self.half_view():
             self.notes.append(
                 "the field of view is half the sample's: the axis lies near the edge of the detector"
             )

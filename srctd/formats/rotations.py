@@ -1,9 +1,14 @@
 """Dynamic scans: one acquisition whose sample went on turning, as several scans."""
 
 from itertools import pairwise
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from srctd.core.errors import ScanUnreadable
+from srctd.core.scan import ScanHeader, Series
 
 FULL_TURN = 360.0
 HALF_TURN = 180.0
@@ -37,6 +42,48 @@ def rotations(degrees: NDArray[np.float64], period: float | None = None) -> list
     if covered - members * length >= HALF_TURN - slack:
         found.append(slice(begins[-1], len(degrees)))
     return found
+
+
+class Member(NamedTuple):
+    """One of the scans that some projections make up."""
+
+    part: slice
+    """Its projections."""
+    series: Series | None
+    """Its place among the others; None where there are no others."""
+    note: str
+    """What is left of the projections and in no member; empty if nothing is."""
+
+    def labeled(self, header: ScanHeader) -> ScanHeader:
+        """The header of its projections, with its place among the others."""
+        if self.series is None:
+            return header
+        notes = (*header.notes, self.note) if self.note else header.notes
+        return msgspec.structs.replace(header, series=self.series, notes=notes)
+
+
+def choose_member(parts: list[slice], member: int, projections: int, path: str, name: str) -> Member:
+    """One of the scans that `rotations` found in so many projections; raises `ScanUnreadable`.
+
+    `path`: of the scan, for the sentence. `name`: of the series.
+    """
+    if not 0 <= member < len(parts):
+        raise no_member(path, len(parts), member)
+    left = projections - parts[-1].stop
+    return Member(
+        part=parts[member],
+        series=Series(name=name, member=member, members=len(parts), origin="rotation angles")
+        if len(parts) > 1
+        else None,
+        note=f"the last {left} projections are less than a half turn and in no member" if left else "",
+    )
+
+
+def no_member(path: str, members: int, member: int) -> ScanUnreadable:
+    """Says that a member was named that is not there."""
+    return ScanUnreadable(
+        f"{path} holds {members} scans; there is no number {member}", hint=f"give 0 to {members - 1}"
+    )
 
 
 def _one_way(degrees: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:

@@ -16,6 +16,7 @@ from srctd.core.frames import FrameIndex, Segment
 from srctd.core.recipe import physics_notes
 from srctd.core.roles import Context, FrameKind, counter_runs, holes
 from srctd.core.scan import ScanHeader, Series, Shortfall
+from srctd.core.series import family
 from srctd.core.tags import CANONICAL, Tagged, TagValue
 from srctd.formats.facts import angles as angles_by_rule
 from srctd.formats.facts import facts, merged
@@ -24,7 +25,7 @@ from srctd.formats.layouts import load_layouts
 from srctd.formats.motors import motor_angles
 from srctd.formats.planes import MOST_FRAMES
 from srctd.formats.protocol import ReadOptions
-from srctd.formats.rotations import rotations
+from srctd.formats.rotations import choose_member, rotations
 from srctd.formats.stackfiles import Listing, list_stack
 from srctd.formats.stacklook import MOST_GAPS, aborted, look_at
 from srctd.formats.stackroles import KINDS, Seen, Survey, survey
@@ -263,18 +264,9 @@ class StackScan:
         taken = self.take(survey, incomplete=incomplete)
         shortfall = self._shortfall(survey, taken, len(self.angles(survey))) if incomplete else None
         parts = rotations(np.degrees(taken.angles))
-        if not 0 <= member < len(parts):
-            raise ScanUnreadable(
-                f"{self.listing.folder} holds {len(parts)} scans; there is no number {member}"
-            )
-        part = parts[member]
-        chosen = taken._replace(projections=taken.projections[part], angles=taken.angles[part])
-        header = msgspec.structs.replace(self._header(survey, chosen), shortfall=shortfall)
-        if len(parts) > 1:
-            series = Series(
-                name=self.listing.name, member=member, members=len(parts), origin="rotation angles"
-            )
-            header = msgspec.structs.replace(header, series=series)
+        own = choose_member(parts, member, len(taken.angles), self.listing.folder, self.listing.name)
+        chosen = taken._replace(projections=taken.projections[own.part], angles=taken.angles[own.part])
+        header = own.labeled(msgspec.structs.replace(self._header(survey, chosen), shortfall=shortfall))
         dtype = self._dtype(chosen)
         return FrameIndex(
             header=header,
@@ -341,10 +333,19 @@ class StackScan:
             angle_first_deg=math.degrees(taken.angles[0]),
             angle_last_deg=math.degrees(taken.angles[-1]),
             expected_projections=self.expected or None,
+            series=self._series(),
             layout=survey.choice.layout.name if survey.choice else "",
             notes=tuple(dict.fromkeys([*notes, *physics_notes(unknown)])),
             **said,
         )
+
+    def _series(self) -> Series | None:
+        """The place in a series that a log or parameter file tells of."""
+        told, of = self.value("series_member"), self.counts.get("series_members")
+        if told is None or "series_member" not in self.counts:
+            return None
+        name = family(self.listing.name)
+        return Series(name=name, member=self.counts["series_member"], members=of or None, origin=told.origin)
 
     def close(self) -> None:
         """No file is kept open."""

@@ -1,6 +1,5 @@
 """The evidence that a stack gives while it may still be written: what `StackScan.look` answers."""
 
-import fnmatch
 import os
 import posixpath
 from typing import TYPE_CHECKING, Literal
@@ -9,9 +8,9 @@ import numpy as np
 from msgspec.structs import replace
 
 from srctd.core.completion import Coverage, EndMark, Expectation, Probe, coverage
-from srctd.core.errors import HoldError, ScanUnreadable, SrctdError
+from srctd.core.errors import HoldError, ScanUnreadable
 from srctd.core.roles import holes
-from srctd.formats.content import content_digest
+from srctd.formats.beside import fitting
 from srctd.formats.rotations import rotations
 from srctd.formats.stackroles import KINDS, Survey
 
@@ -48,11 +47,8 @@ def look_at(scan: "StackScan") -> Probe:
         checks=tuple(survey.checks),
         started=str(started.value) if started else "",
     )
-    announced = max((expected.frames for expected in seen.expectations), default=0)
-    whole = not seen.missing and not seen.gaps and survey.found >= announced
-    content = _content(scan, seen.started) if whole else ""
     covered, usable, members = _use(scan, survey)
-    return replace(seen, coverage=covered, usable=usable, members=members, content=content)
+    return replace(seen, coverage=covered, usable=usable, members=members)
 
 
 def _expectations(scan: "StackScan", survey: Survey) -> tuple[Expectation, ...]:
@@ -106,13 +102,7 @@ def aborted(scan: "StackScan", survey: Survey) -> str:
 
 def _matching(scan: "StackScan", patterns: tuple[str, ...]) -> list[str]:
     """Names of files beside the frames that fit one of some wildcards."""
-    own = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in scan.listing.name)
-    wanted = [pattern.replace("{name}", own) for pattern in patterns]
-    return [
-        file.name
-        for file in scan.listing.others
-        if any(fnmatch.fnmatchcase(os.path.basename(file.name), pattern) for pattern in wanted)
-    ]
+    return fitting((file.name for file in scan.listing.others), patterns, scan.listing.name)
 
 
 def _gaps(survey: Survey) -> tuple[tuple[int, int], ...]:
@@ -148,18 +138,3 @@ def _use(scan: "StackScan", survey: Survey) -> tuple[Coverage | None, bool, int]
     except ScanUnreadable:
         return covered, False, 1
     return covered, True, len(rotations(np.degrees(taken.angles)))
-
-
-def _content(scan: "StackScan", started: str) -> str:
-    """Digest of the frames and of what was read of them; empty if a file cannot be read now."""
-    listing = scan.listing
-    read = {os.path.basename(tagged.path) for tagged in scan.tagged}
-    headers = [file for file in listing.others if os.path.basename(file.name) in read]
-    files = [
-        (file.name, os.path.join(listing.folder, file.name), file.size)
-        for file in (*listing.frames, *headers)
-    ]
-    try:
-        return content_digest(files, started)
-    except SrctdError:
-        return ""

@@ -6,7 +6,6 @@ followed by its pixels. Twenty thousand small files a second: all but the pixels
 
 import struct
 from functools import lru_cache
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal, Self
 
@@ -18,16 +17,6 @@ Pixels = NDArray[np.generic]
 
 _SHORT, _LONG, _LONG8 = 3, 4, 16
 _SAMPLE_FORMATS = {"u": 1, "i": 2, "f": 3}
-
-
-def write_tiff(path: str, frames: Pixels, byte_order: ByteOrder = "little", bigtiff: bool = False) -> None:
-    """Write one frame, shape (rows, columns), or a file of many pages, shape (pages, rows, columns)."""
-    if frames.ndim == 2:
-        Path(path).write_bytes(encode(frames, byte_order, bigtiff))
-        return
-    with TiffPages(path, byte_order, bigtiff) as pages:
-        for frame in frames:
-            pages.append(frame)
 
 
 def encode(frame: Pixels, byte_order: ByteOrder = "little", bigtiff: bool = False) -> bytes:

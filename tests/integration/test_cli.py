@@ -7,6 +7,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+from stack_files import FRAMES, write_frame, write_parameters
 
 from srctd.sim.writer import SimulationSpec, simulate
 
@@ -113,6 +114,33 @@ def test_reconstruct_an_incomplete_scan_by_hand(scan_file: Path, tmp_path: Path)
     other = srctd("reconstruct", str(scan_file), str(tmp_path / "other"), "--member", "3")
     assert other.returncode == 1
     assert "3" in other.stderr
+
+
+LAYOUT = """
+name = "here"
+description = "as the camera of this site writes"
+suffixes = [".tif"]
+names = [
+    { role = "darks", pattern = 'blk(?P<index>\\d+)\\.tif' },
+    { role = "flats", pattern = 'brt(?P<index>\\d+)\\.tif' },
+    { role = "projections", pattern = 'sig(?P<index>\\d+)\\.tif' },
+]
+"""
+
+
+def test_reconstruct_by_the_layouts_of_a_site(config: Path, tmp_path: Path) -> None:
+    scan, layouts = tmp_path / "scan", tmp_path / "layouts"
+    write_parameters(scan)
+    for kind, name in (("projections", "sig"), ("flats", "brt"), ("darks", "blk")):
+        for number in range(FRAMES[kind]):
+            write_frame(scan / f"{name}{number}.tif", kind, number)
+    layouts.mkdir()
+    (layouts / "here.toml").write_text(LAYOUT)
+    config.write_text(f'{config.read_text()}[formats]\nlayouts_directory = "{layouts}"\n')
+    asked = ("reconstruct", str(scan), str(tmp_path / "out"), "--center", "10")
+    assert srctd(*asked).returncode == 1
+    done = srctd(*asked, "--config", str(config))
+    assert done.returncode == 0, done.stderr
 
 
 def test_reconstruct_into_one_file(scan_file: Path, tmp_path: Path) -> None:

@@ -255,6 +255,15 @@ def test_coverage_goes_around_the_half_circle() -> None:
     assert from_both_sides.span_deg == pytest.approx(340.0)
 
 
+def test_where_both_sides_must_be_seen_a_half_turn_is_a_hole() -> None:
+    half = coverage([math.radians(angle) for angle in range(181)], 360.0)
+    assert half is not None
+    assert half.hole_deg == pytest.approx(180.0)
+    whole = coverage([math.radians(angle) for angle in range(0, 360, 2)], 360.0)
+    assert whole is not None
+    assert whole.hole_deg == pytest.approx(2.0)
+
+
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=60))
 def test_more_angles_never_widen_the_hole(angles: list[float]) -> None:
     fewer, more = coverage(angles[: len(angles) // 2 + 1]), coverage(angles)

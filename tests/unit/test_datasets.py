@@ -286,13 +286,13 @@ def test_the_record_says_whether_the_scan_is_whole_and_by_which_verdict() -> Non
 def test_place_layout_and_unknown_entries_are_told() -> None:
     told = header(
         layout="tomcat",
-        series=Series(name="/d/fatigue", member=2, members=None, origin="names"),
+        series=Series(name="d/fatigue", member=2, members=None, origin="names"),
         positions={"z": Quantity(value=0.01, unit="m", origin="log")},
         unmapped={"Ring [mA]": "401", "Ring (mA)": "402", "Ring_mA_": "", "Ring  mA ": "403"},
     )
     metadata = raw_dataset(header=told)["scientificMetadata"]
     assert metadata["layout"]["value"] == "tomcat"
-    assert (metadata["series"]["value"], metadata["series_member"]["value"]) == ("/d/fatigue", 2)
+    assert (metadata["series"]["value"], metadata["series_member"]["value"]) == ("d/fatigue", 2)
     assert "series_members" not in metadata
     assert metadata["position_z"] == {"value": 0.01, "unit": "m"}
     rings = {name: entry["value"] for name, entry in metadata.items() if name.startswith("log_")}

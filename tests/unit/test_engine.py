@@ -11,7 +11,8 @@ from factories import a_manifest, a_scan
 from srctd.core.errors import CatalogUnavailable, JournalError, ScanUnreadable
 from srctd.core.lifecycle import AnyEvent, Completed, Released, Scan, SeenAgain, Status, Step, Superseded
 from srctd.engine import Engine, JournalThread
-from srctd.steps import StepFunction, Work
+from srctd.services import Work
+from srctd.steps import StepFunction
 
 
 class Found(msgspec.Struct):

@@ -118,8 +118,9 @@ def test_a_folder_without_frames_is_no_scan():
 def test_series_are_seen_by_their_numbers():
     series = series_of("/d/run_007.h5", ["/d/run_005.h5", "/d/other_1.h5", "/e/run_001.h5", "/d/run_006.tif"])
     assert series is not None
-    assert (series.name, series.member, series.members) == ("/d/run", 2, None)
+    assert (series.name, series.member, series.members) == ("d/run", 2, None)
     assert series.origin == "names like run_007.h5"
+    assert series_of("/moved/d/run_007.h5", ["/moved/d/run_005.h5"]) == series
     assert series_of("/d/run_007.h5", ["/d/run.h5"]) is None
     assert series_of("/d/2026", ["/d/2025"]) is None
 

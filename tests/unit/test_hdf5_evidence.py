@@ -78,7 +78,6 @@ def test_holes_in_the_middle_are_listed(tmp_path):
     assert seen.coverage.projections == 73
     assert seen.coverage.hole_deg == pytest.approx(2 * 13 + 2)
     assert seen.usable
-    assert seen.content == ""
 
 
 def test_chunks_of_several_frames_that_were_not_filled(tmp_path):
@@ -208,7 +207,7 @@ def test_what_a_site_requires_inside_and_beside_the_file(tmp_path):
     (tmp_path / "a.done").touch()
     seen = probe(path, options)
     assert seen.missing == ()
-    assert [(mark.kind, mark.text) for mark in seen.end_marks] == [("marker file", str(tmp_path / "a.done"))]
+    assert [(mark.kind, mark.text) for mark in seen.end_marks] == [("marker file", "a.done is there")]
 
 
 def test_a_file_of_flats_alone_is_no_scan_once_it_ended(tmp_path):
@@ -221,16 +220,6 @@ def test_a_file_of_flats_alone_is_no_scan_once_it_ended(tmp_path):
 
 
 # --- the digest of the content -----
-
-
-def test_the_content_is_the_same_elsewhere_and_differs_by_a_byte(tmp_path):
-    for folder in ("here", "there"):
-        (tmp_path / folder).mkdir()
-        write_nxtomo(tmp_path / folder / "a.nxs", end_time="2026-01-01")
-    one, other = (probe(str(tmp_path / folder / "a.nxs")).content for folder in ("here", "there"))
-    assert one == other
-    set_quantity(tmp_path / "there/a.nxs", "entry/title", "another")
-    assert probe(str(tmp_path / "there/a.nxs")).content != one
 
 
 def test_samples_of_a_large_file(tmp_path):
@@ -270,6 +259,15 @@ def test_small_files_are_read_whole(size):
 )
 def test_what_is_held_of_a_scan_that_ended_with_frames_missing(tmp_path, written, state):
     assert judge(probe(scan_with_holes(tmp_path, written)), 20.0, Rule()).state is state
+
+
+def test_of_half_a_field_of_view_the_whole_turn_is_needed(tmp_path):
+    for step, state in ((2.0, State.ABORTED), (4.1, State.INCOMPLETE_USABLE)):
+        path = scan_with_holes(tmp_path, range(91))
+        set_quantity(path, "entry/sample/rotation_angle", np.arange(93) * step)
+        assert judge(probe(path), 20.0, Rule()).state is State.INCOMPLETE_USABLE
+        set_quantity(path, f"{DETECTOR}/field_of_view", "Half")
+        assert judge(probe(path), 20.0, Rule()).state is state
 
 
 def test_the_frames_that_are_there_with_their_own_angles(tmp_path):

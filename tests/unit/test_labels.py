@@ -5,7 +5,7 @@ from factories import a_header
 
 from srctd.core.completion import State, Verdict
 from srctd.core.frames import FrameIndex, Segment, is_index, rebased
-from srctd.core.labels import is_partial, labelled, missing_projections, ranges_text, sentence
+from srctd.core.labels import is_partial, labeled, missing_projections, ranges_text, sentence
 from srctd.core.scan import Quantity, Series, Shortfall
 
 CLOSED = "the HDF5 superblock says that the file is open for writing"
@@ -34,24 +34,24 @@ def test_what_is_there_is_taken_where_it_suffices_or_somebody_wants_it(
 
 def test_the_readers_own_shortfall_goes_first() -> None:
     known = Shortfall(reason="150 of 180 projections are there", expected=180, gaps=((150, 179),))
-    header = labelled(a_header(n_projections=150, shortfall=known), NEVER_CLOSED, partial=True)
+    header = labeled(a_header(n_projections=150, shortfall=known), NEVER_CLOSED, partial=True)
     assert header.shortfall is known
     assert sentence(known) == "incomplete: 150 of 180 projections are there"
     assert missing_projections(header) == 30
 
 
 def test_a_partial_scan_always_has_a_shortfall() -> None:
-    header = labelled(a_header(expected_projections=180), NEVER_CLOSED, partial=True)
+    header = labeled(a_header(expected_projections=180), NEVER_CLOSED, partial=True)
     assert header.shortfall == Shortfall(reason=CLOSED, expected=180)
-    assert labelled(a_header(), WHOLE, partial=False).shortfall is None
+    assert labeled(a_header(), WHOLE, partial=False).shortfall is None
 
 
 def test_names_tell_of_series_and_place_what_the_file_does_not() -> None:
     row = {"row": Quantity(value=1.0, unit="", origin="name")}
-    header = labelled(a_header(), WHOLE, partial=False, series=SERIES, positions=row)
+    header = labeled(a_header(), WHOLE, partial=False, series=SERIES, positions=row)
     assert (header.series, header.positions) == (SERIES, row)
     own = a_header(series=Series(name="a", member=0, members=3, origin="rotation angles"))
-    assert labelled(own, WHOLE, partial=False, series=SERIES).series == own.series
+    assert labeled(own, WHOLE, partial=False, series=SERIES).series == own.series
 
 
 def test_how_many_are_missing() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from srctd.config import AccountRule
 from srctd.core.errors import HoldError
-from srctd.steps import owner_of
+from srctd.taskfolder import owner_of
 
 RULE = AccountRule(
     pattern=r"/data/(?P<proposal>[a-z]{2}\d+)/",

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tifffile
@@ -5,10 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from srctd.sim.tiff import TiffPages, encode, write_tiff
+from srctd.sim.tiff import TiffPages, encode
 
 ORDERS = {"little": "<", "big": ">"}
 DTYPES = st.sampled_from(["uint8", "uint16", "int16", "uint32", "float32", "float64"])
+
+
+def write_tiff(path, frames, byte_order="little", bigtiff=False):
+    """One frame, shape (rows, columns), or a file of many pages, shape (pages, rows, columns)."""
+    if frames.ndim == 2:
+        Path(path).write_bytes(encode(frames, byte_order, bigtiff))
+        return
+    with TiffPages(path, byte_order, bigtiff) as pages:
+        for frame in frames:
+            pages.append(frame)
 
 
 @settings(max_examples=60, deadline=None)
