@@ -223,7 +223,17 @@ def serve(pipe: Connection) -> None:
             request = msgspec.json.decode(pipe.recv_bytes(), type=_Request)
         except EOFError:
             return
-        pipe.send_bytes(msgspec.json.encode(_answer(request)))
+        pipe.send_bytes(_encoded(_answer(request), request.path))
+
+
+def _encoded(answer: _Answer, path: str) -> bytes:
+    """The answer as JSON; a refusal where it holds a name that is no UTF-8, as a damaged link's."""
+    try:
+        return msgspec.json.encode(answer)
+    except UnicodeEncodeError:
+        text = f"{ascii(_received(path))[1:-1]} names a file or a group with bytes that are no UTF-8"
+        refusal = _Refusal(message=text, hint="it is damaged; copy it again", kind=ScanUnreadable.__name__)
+        return msgspec.json.encode(refusal)
 
 
 def _answer(request: _Request) -> _Answer:

@@ -24,7 +24,8 @@ def motor_angles(folder: str, projections: Sequence[Seen], count: int) -> NDArra
     for seen in projections:
         if not seen.name.lower().endswith(".edf"):
             return None
-        angle = _angle(read_header(os.path.join(folder, seen.name), seen.page).fields)
+        path = os.path.join(folder, seen.name)
+        angle = _angle(path, read_header(path, seen.page).fields)
         if angle is None:
             return None
         if seen.number < count:
@@ -32,7 +33,7 @@ def motor_angles(folder: str, projections: Sequence[Seen], count: int) -> NDArra
     return found if projections else None
 
 
-def _angle(fields: dict[str, str]) -> float | None:
+def _angle(path: str, fields: dict[str, str]) -> float | None:
     positions = dict(
         zip(fields.get("motor_mne", "").split(), fields.get("motor_pos", "").split(), strict=False)
     )
@@ -42,5 +43,7 @@ def _angle(fields: dict[str, str]) -> float | None:
     try:
         angle = float(positions[name])
     except ValueError as exc:
-        raise ScanUnreadable(f"an EDF header gives {name} = {positions[name]!r}, which is no angle") from exc
+        raise ScanUnreadable(
+            f"{path}: the header gives {name} = {positions[name]!r}, which is no angle"
+        ) from exc
     return angle if math.isfinite(angle) else None
