@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from srctd.formats.hdf5 import Source
 from srctd.formats.planes import LARGEST_SIDE, MOST_FRAMES
 
-LARGEST_CHUNK = 4 << 30
-"""Bytes of a frame or a chunk once it is decoded; HDF5 itself writes no larger chunks."""
+LARGEST_CHUNK = 1 << 30
+"""Bytes of a frame or a chunk once it is decoded: HDF5 decodes a chunk as a whole, in memory."""
 MOST_STORED = 1.25
 """Stored bytes over decoded bytes of a compressed chunk. No filter makes noise longer by more than a few percent;
 what is longer decodes into more than the header says."""

@@ -16,10 +16,9 @@ from srctd.core.completion import EndMark
 from srctd.core.errors import ScanUnreadable
 from srctd.core.scan import Quantity
 from srctd.formats.frametable import DARK, FLAT, Numbers, Table, assembled, padded, projections, references
-from srctd.formats.hdf5 import Source, as_text, length, numbers
+from srctd.formats.hdf5 import Source, as_text, length, numbers, readable_whole
 from srctd.formats.hdf5pieces import Announced
 from srctd.formats.hdf5scan import Hdf5Scan
-from srctd.formats.planes import MOST_FRAMES
 from srctd.formats.protocol import ReadOptions
 from srctd.formats.units import ENERGY, LENGTH, MAGNIFICATION, TIME
 
@@ -99,7 +98,7 @@ class DataExchange(Hdf5Scan):
         ids, places = numbers(self.optional(UNIQUE_ID)), self.optional(FRAME_LOCATION)
         if self.data is None or places is None or places.ndim != 1 or places.dtype.kind not in "SO":
             return None
-        if len(ids) != len(places) or len(ids) > MOST_FRAMES or not np.all(np.isfinite(ids)):
+        if len(ids) != len(places) or not readable_whole(places) or not np.all(np.isfinite(ids)):
             return None
         inside = np.array([as_text(place) == f"{self.entry}/data" for place in places[()]], bool)
         mine = ids[inside].astype(np.int64)

@@ -9,6 +9,7 @@ without a lock, a file that is missing is named, and the daemon learns which fur
 
 import errno
 import glob
+import math
 import os
 import posixpath
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ LIBRARY_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, Memory
 """What h5py raises for a file that is damaged or is being written at this moment."""
 
 LONGEST_LIST = 10_000_000
+_LARGEST_LIST_BYTES = 128 << 20
 """Values; more is taken for a damaged header."""
 
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN}
@@ -99,7 +101,9 @@ def open_file(path: str) -> h5py.File:
         if size == 0:
             raise ScanUnreadable(f"{path} is empty", hint="wait for the writer")
         if not h5py.is_hdf5(path):
-            raise ScanUnreadable(f"{path} is not an HDF5 file", hint="only HDF5 scans are read")
+            raise ScanUnreadable(
+                f"{path} is not an HDF5 file", hint="it is damaged, or of another format than its name says"
+            )
         # A single writer with many readers marks the file, and the mark stays where such a writer has died.
         return h5py.File(path, "r", locking=False, rdcc_nbytes=0, swmr=_written_for_readers(path))
 
@@ -298,9 +302,20 @@ def length(dataset: h5py.Dataset | None) -> int:
     return int(dataset.shape[0]) if dataset is not None and dataset.ndim else 0
 
 
+def readable_whole(dataset: h5py.Dataset) -> bool:
+    """Whether values, and the chunks that have to be decoded for them, are of a size that is read at once.
+
+    A damaged header may claim a string of 2 GB, or a chunk of which ten values are used.
+    """
+    if dataset.size is None or dataset.size > LONGEST_LIST:
+        return False
+    largest = max(int(dataset.size), math.prod(dataset.chunks or (1,)))
+    return bool(largest * dataset.dtype.itemsize <= _LARGEST_LIST_BYTES)
+
+
 def numbers(dataset: h5py.Dataset | None) -> NDArray[np.float64]:
     """A list of numbers; empty for anything else, and for one that claims an absurd length."""
-    if dataset is None or dataset.ndim != 1 or dataset.dtype.kind not in "uif" or len(dataset) > LONGEST_LIST:
+    if dataset is None or dataset.ndim != 1 or dataset.dtype.kind not in "uif" or not readable_whole(dataset):
         return np.empty(0)
     return np.asarray(dataset[()], np.float64)
 
@@ -308,6 +323,8 @@ def numbers(dataset: h5py.Dataset | None) -> NDArray[np.float64]:
 def text(node: Node | None) -> str:
     """A string, however it was written: str or bytes, scalar or one element; empty for anything else."""
     if not isinstance(node, h5py.Dataset) or node.size != 1 or node.dtype.kind not in "SOU":
+        return ""
+    if not readable_whole(node):
         return ""
     return as_text(node[()])
 

@@ -10,7 +10,7 @@ import numpy as np
 from srctd.core.errors import HoldError, ScanUnreadable
 from srctd.core.scan import Quantity
 from srctd.formats.frametable import Stack
-from srctd.formats.hdf5 import LONGEST_LIST, ExternalMissing, Source, text, unit
+from srctd.formats.hdf5 import ExternalMissing, Source, readable_whole, text, unit
 from srctd.formats.units import Dimension
 
 
@@ -128,7 +128,7 @@ def _number(node: h5py.Dataset) -> float | None:
             return float(text(node))
         except ValueError:
             return None
-    if node.size is None or node.size > LONGEST_LIST:
+    if not readable_whole(node):
         return None
     values = np.asarray(node[()], dtype=np.float64).ravel()
     values = values[np.isfinite(values)]

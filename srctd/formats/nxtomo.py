@@ -16,7 +16,7 @@ from srctd.core.completion import EndMark
 from srctd.core.errors import ScanUnreadable
 from srctd.core.scan import Quantity
 from srctd.formats.frametable import DARK, PROJECTION, UNKNOWN, UNUSED, Columns, Table, assembled, padded
-from srctd.formats.hdf5 import ExternalMissing, Source, as_text, length, numbers, text
+from srctd.formats.hdf5 import ExternalMissing, Source, as_text, length, numbers, readable_whole, text
 from srctd.formats.hdf5pieces import Announced
 from srctd.formats.hdf5scan import Hdf5Scan
 from srctd.formats.protocol import ReadOptions
@@ -176,7 +176,7 @@ class NxTomo(Hdf5Scan):
         for axis in ("x", "y", "z"):
             (path,) = self.paths((f"sample/{axis}_translation",))
             node = self.optional(path)
-            if node is None or node.dtype.kind not in "uif" or node.size == 0:
+            if node is None or node.dtype.kind not in "uif" or node.size == 0 or not readable_whole(node):
                 continue
             values = np.asarray(node[()], np.float64).ravel()
             of_projections = (

@@ -43,7 +43,7 @@ def look_at(scan: "StackScan") -> Probe:
         end_marks=_end_marks(scan, survey),
         aborted=aborted(scan, survey),
         gaps=_gaps(survey),
-        missing=tuple(_shortened(scan, survey)),
+        missing=(*_unended(scan), *_shortened(scan, survey)),
         checks=tuple(survey.checks),
         started=str(started.value) if started else "",
     )
@@ -92,6 +92,12 @@ def _end_marks(scan: "StackScan", survey: Survey) -> tuple[EndMark, ...]:
         if tagged.end_line
     ]
     return tuple(marks)
+
+
+def _unended(scan: "StackScan") -> list[str]:
+    """Logs that end with a certain line, and do not have it yet."""
+    unended = (tagged.path for tagged in scan.tagged if tagged.ends and not tagged.end_line)
+    return [f"{path} does not have the line with which it ends" for path in unended]
 
 
 def aborted(scan: "StackScan", survey: Survey) -> str:

@@ -1,3 +1,4 @@
+import resource
 import struct
 import zlib
 
@@ -10,6 +11,7 @@ from scan_files import COLUMNS, KEYS, ROWS, frame_values, write_nxtomo
 from srctd.core.errors import ScanUnreadable
 from srctd.formats import open_scan, probe
 from srctd.formats.frames import FrameReader
+from srctd.formats.hdf5 import numbers, text
 from srctd.formats.reader import index_scan
 
 DETECTOR = "entry/instrument/detector"
@@ -142,3 +144,20 @@ def test_a_chunk_with_flipped_bits_is_one_sentence(tmp_path):
     with open_scan(path) as scan, pytest.raises(ScanUnreadable) as caught:
         scan.read("projections", slice(None))
     assert str(tmp_path / "a.nxs") in str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["string", "chunk"])
+def test_small_things_that_claim_to_be_huge_are_not_read(tmp_path, what):
+    """A string of 1 GB, and ten angles in a chunk of 2 GB: what is decoded counts, not what is wanted."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        if what == "string":
+            space = h5py.h5s.create(h5py.h5s.SCALAR)
+            kind = h5py.h5t.C_S1.copy()
+            kind.set_size(1 << 30)
+            h5py.h5d.create(file.id, b"a", kind, space)
+        else:
+            chunks = (1 << 28,)
+            file.create_dataset("a", (10,), "f8", maxshape=(None,), chunks=chunks, compression="gzip")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert (text(file["a"]), len(numbers(file["a"]))) == ("", 0)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kilobytes"
