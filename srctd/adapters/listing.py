@@ -123,6 +123,7 @@ class Listing:
         self._owned: dict[str, set[str]] = {}  # scan's folder -> folders whose files are its
         self._in: dict[str, tuple[Group, ...]] = {}  # scan's folder -> scans
         self._wrong: dict[str, tuple[str, ...]] = {}  # folder -> problems
+        self._too_deep: dict[str, str] = {}  # folder -> one below it that is not looked at
         self._sweep_due = float("-inf")
 
     def look(self, rung: Collection[str], now: float) -> None:
@@ -143,6 +144,12 @@ class Listing:
             self._regroup(owner, now)
         self._forget_names(now)
         problems = [sentence for sentences in self._wrong.values() for sentence in sentences]
+        if self._too_deep:
+            example = next(iter(self._too_deep.values()))
+            problems.append(
+                f"{self._root.path}: folders more than {self._root.depth} levels below it are not looked at, "
+                f"such as {example}; set depth"
+            )
         if len(problems) > MOST_PROBLEMS:
             problems[MOST_PROBLEMS:] = [f"{self._root.path}: {len(problems) - MOST_PROBLEMS} problems more"]
         self.problems = tuple(problems)
@@ -240,6 +247,9 @@ class Listing:
             if below is None:
                 self._forget(current, changed)
                 continue
+            self._too_deep.pop(current, None)
+            if level == self._root.depth and below:
+                self._too_deep[current] = below[0]
             if level < self._root.depth:
                 waiting += [(child, level + 1) for child in below if child not in self._folders]
 
@@ -283,6 +293,7 @@ class Listing:
             if folder is None:
                 continue
             waiting += folder.folders
+            self._too_deep.pop(current, None)
             if current != self._top:
                 self._wrong.pop(current, None)
             owner = self._owner(current)

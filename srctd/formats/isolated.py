@@ -27,7 +27,7 @@ NICENESS = 10
 reads and writes from the same number."""
 INCOMPLETE_PATIENCE = 10
 """Of an incomplete scan the helper reads a piece of every frame, so it gets more time."""
-MOST_MEMORY = 16 << 30
+MOST_MEMORY = 4 << 30
 """Bytes the helper may map, or half of the machine's memory if that is less: a compressed chunk that decodes into
 more than its header says fails in the helper alone."""
 

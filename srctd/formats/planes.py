@@ -12,7 +12,7 @@ LARGEST_SIDE = 100_000
 """Detector rows or columns; more is taken for a damaged header."""
 MOST_FRAMES = 10_000_000
 """Of one scan."""
-LARGEST_FRAME = 4 << 30
+LARGEST_FRAME = 1 << 30
 """Bytes of a frame once it is decoded; more is taken for a decompression bomb."""
 
 Rows = NDArray[np.generic]

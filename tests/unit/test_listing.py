@@ -99,6 +99,18 @@ def test_the_depth_is_kept(tmp_path, depth, found):
     assert len(looked(tmp_path, depth=depth).groups) == found
 
 
+def test_folders_below_the_depth_are_named(tmp_path):
+    touch(tmp_path, "1/2/a.h5", "3/a.h5")
+    listing = looked(tmp_path, depth=1)
+    assert listing.problems == (
+        f"{tmp_path}: folders more than 1 levels below it are not looked at, such as {tmp_path}/1/2; set depth",
+    )
+    (tmp_path / "1/2/a.h5").unlink()
+    (tmp_path / "1/2").rmdir()
+    listing.look([str(tmp_path / "1")], 10.0)
+    assert listing.problems == ()
+
+
 def test_special_files_and_folders_with_fitting_names_are_no_scans(tmp_path):
     os.mkfifo(tmp_path / "fifo.h5")
     (tmp_path / "folder.h5").mkdir()
