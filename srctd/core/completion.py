@@ -59,6 +59,8 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True):
     """The widest gap between neighboring angles, all of them taken modulo 180 degrees and around the half circle:
     what is seen from one side need not be seen from the other. Around the whole circle where a frame shows only
     half of the sample."""
+    members: int = 1
+    """Of so many scans in the same files this is the least of each, so that all suffice where this does."""
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
@@ -277,6 +279,19 @@ def coverage(angles_rad: Iterable[float], around_deg: float = 180.0) -> Coverage
     return Coverage(projections=len(degrees), span_deg=degrees[-1] - degrees[0], hole_deg=hole)
 
 
+def least(covered: Sequence[Coverage | None]) -> Coverage | None:
+    """The worst of several scans in the same files; None where one of them covers nothing."""
+    known = [seen for seen in covered if seen is not None]
+    if not known or len(known) < len(covered):
+        return None
+    return Coverage(
+        projections=min(seen.projections for seen in known),
+        span_deg=min(seen.span_deg for seen in known),
+        hole_deg=max(seen.hole_deg for seen in known),
+        members=sum(seen.members for seen in known),
+    )
+
+
 def gaps_text(gaps: Sequence[tuple[int, int]]) -> str:
     """`3, 7 to 9 and 12`; a long list is cut."""
     words = [str(first) if first == last else f"{first} to {last}" for first, last in gaps[:8]]
@@ -366,11 +381,17 @@ def _reason(
         return f"not complete: {first}"
     seen = probe.coverage
     if state is State.INCOMPLETE_USABLE and seen is not None:
-        suffice = f"the {seen.projections} projections that are there suffice, {_hole(seen)}"
+        suffice = f"the {_counted(seen)} that are there suffice, {_hole(seen)}"
         return f"{first}; {suffice}"
-    angles = f"{seen.projections} projections, {_hole(seen)}" if seen else "no projections with known angles"
+    angles = f"{_counted(seen)}, {_hole(seen)}" if seen else "no projections with known angles"
     cause = "" if weighed.ended else f"nothing changed for {quiet_seconds:.0f} s, and "
     return f"{first}; {cause}what is there does not suffice ({angles})"
+
+
+def _counted(seen: Coverage) -> str:
+    if seen.members == 1:
+        return f"{seen.projections} projections"
+    return f"at least {seen.projections} projections in each of {seen.members} members"
 
 
 def _hole(seen: Coverage) -> str:
@@ -433,5 +454,5 @@ def _superblock(probe: Probe) -> Evidence:
 def _covered(seen: Coverage | None) -> Evidence:
     text = "unknown"
     if seen is not None:
-        text = f"{seen.projections} projections over {seen.span_deg:.1f} degrees, {_hole(seen)}"
+        text = f"{_counted(seen)} over {seen.span_deg:.1f} degrees, {_hole(seen)}"
     return Evidence(name="coverage", speaks_for=None, text=text)

@@ -4,7 +4,7 @@ from pathlib import PurePath
 
 import msgspec
 
-from srctd.core.completion import Coverage, EndMark, Expectation, Probe
+from srctd.core.completion import EndMark, Expectation, Probe, least
 from srctd.core.frames import FrameIndex
 from srctd.core.scan import Series
 from srctd.formats.frametable import FLAT, MOST_RUNS
@@ -61,7 +61,7 @@ def merged(probes: list[Probe]) -> Probe:
         gaps=tuple(gap for probe in probes for gap in probe.gaps)[:MOST_RUNS],
         missing=tuple(dict.fromkeys(sentence for probe in probes for sentence in probe.missing)),
         checks=tuple(dict.fromkeys(check for probe in probes for check in probe.checks)),
-        coverage=None if None in covered else _least([seen for seen in covered if seen is not None]),
+        coverage=least(covered),
         usable=all(probe.usable for probe in probes),
         started=next((probe.started for probe in probes if probe.started), ""),
         references=tuple(dict.fromkeys(path for probe in probes for path in probe.references)),
@@ -88,15 +88,6 @@ def _together(probes: list[Probe]) -> tuple[Expectation, ...]:
 
 def _unique_marks(probes: list[Probe]) -> tuple[EndMark, ...]:
     return tuple({mark.text: mark for probe in probes for mark in probe.end_marks}.values())
-
-
-def _least(covered: list[Coverage]) -> Coverage:
-    """The worst of all, so that every member suffices where this does."""
-    return Coverage(
-        projections=min(seen.projections for seen in covered),
-        span_deg=min(seen.span_deg for seen in covered),
-        hole_deg=max(seen.hole_deg for seen in covered),
-    )
 
 
 def _has_flats(scan: Hdf5Scan) -> bool:

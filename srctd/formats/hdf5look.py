@@ -17,6 +17,7 @@ from srctd.formats.beside import fitting
 from srctd.formats.frametable import DARK, FLAT, MOST_RUNS, PROJECTION, Mask, holes
 from srctd.formats.hdf5 import length
 from srctd.formats.pixels import all_blank, counted, sampled_blank
+from srctd.formats.rotations import coverage_of_each
 
 if TYPE_CHECKING:
     from srctd.formats.hdf5scan import Hdf5Scan
@@ -151,12 +152,16 @@ def _use(scan: "Hdf5Scan", there: Mask) -> _Use:
         angles = scan.radians(rows[np.isfinite(scan.table.angle[rows])])
     except HoldError:
         return _Use()
-    covered = coverage(angles.tolist(), 360.0 if scan.half_view() else 180.0)
+    around = 360.0 if scan.half_view() else 180.0
+    covered = coverage(angles.tolist(), around)
     try:
         taken = scan.taken(there, incomplete=True)
     except HoldError:
         return _Use(covered)
-    return _Use(covered, True, len(scan.members(taken.angles)))
+    parts = scan.members(taken.angles)
+    if len(parts) > 1:
+        covered = coverage_of_each(taken.angles, parts, around)
+    return _Use(covered, True, len(parts))
 
 
 # --- what else must be there -----------------------------------------------------------------------------

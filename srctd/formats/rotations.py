@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from srctd.core.completion import Coverage, coverage, least
 from srctd.core.errors import ScanUnreadable
 from srctd.core.scan import ScanHeader, Series
 
@@ -42,6 +43,16 @@ def rotations(degrees: NDArray[np.float64], period: float | None = None) -> list
     if covered - members * length >= HALF_TURN - slack:
         found.append(slice(begins[-1], len(degrees)))
     return found
+
+
+def coverage_of_each(
+    radians: NDArray[np.float64], parts: list[slice], around_deg: float = HALF_TURN
+) -> Coverage | None:
+    """The least that one of the scans covers: what one rotation lacks, another one cannot give.
+
+    `radians`: of all projections, in the order of `rotations`. `around_deg`: as `coverage` takes it.
+    """
+    return least([coverage(radians[part].tolist(), around_deg) for part in parts])
 
 
 class Member(NamedTuple):

@@ -11,7 +11,7 @@ from srctd.core.completion import Coverage, EndMark, Expectation, Probe, coverag
 from srctd.core.errors import HoldError, ScanUnreadable
 from srctd.core.roles import holes
 from srctd.formats.beside import fitting
-from srctd.formats.rotations import rotations
+from srctd.formats.rotations import coverage_of_each, rotations
 from srctd.formats.stackroles import KINDS, Survey
 
 if TYPE_CHECKING:
@@ -143,4 +143,7 @@ def _use(scan: "StackScan", survey: Survey) -> tuple[Coverage | None, bool, int]
         taken = scan.take(survey, incomplete=True)
     except ScanUnreadable:
         return covered, False, 1
-    return covered, True, len(rotations(np.degrees(taken.angles)))
+    parts = rotations(np.degrees(taken.angles))
+    if len(parts) > 1:
+        covered = coverage_of_each(taken.angles, parts)
+    return covered, True, len(parts)

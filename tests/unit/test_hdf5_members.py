@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scan_files import frame_values, set_quantity, write_dataexchange, write_nxtomo
 
+from srctd.core.completion import Message, Rule, State, judge, with_message
 from srctd.core.errors import ScanUnreadable
 from srctd.formats import open_scan, probe
 from srctd.formats.reader import index_scan
@@ -126,3 +127,24 @@ def test_positions_are_those_of_the_stage_with_a_unit(tmp_path):
         set_quantity(path, f"measurement/instrument/sample_motor_stack/setup/{axis}", value, "mm")
     positions = index_scan(path).header.positions
     assert {axis: position.value for axis, position in positions.items()} == {"x": 0.0, "z": 3e-3}
+
+
+@pytest.mark.parametrize(
+    ("lost", "state", "told"),
+    [
+        ((400, 440), State.INCOMPLETE_USABLE, "at least 80 projections in each of 3 members"),
+        ((400, 500), State.INCOMPLETE_USABLE, "at least 65 projections in each of 3 members"),
+        ((400, 620), State.ABORTED, "no gap wider than 44.0 degrees"),
+        ((360, 720), State.ABORTED, "no projections with known angles"),
+    ],
+)
+def test_what_one_rotation_lacks_another_does_not_give(tmp_path, lost, state, told):
+    degrees = np.arange(0, 1080, 4.0)
+    degrees = degrees[(degrees < lost[0]) | (degrees >= lost[1])]
+    path = write_nxtomo(
+        tmp_path / "dynamic.nxs", keys=(2, 1, *[0] * len(degrees)), angles=[0, 0, *degrees.tolist()]
+    )
+    seen = with_message(probe(path), Message(aborted="beam lost"))
+    verdict = judge(seen, 1000.0, Rule())
+    assert verdict.state is state
+    assert told in verdict.reason
