@@ -80,6 +80,11 @@ def choose_member(parts: list[slice], member: int, projections: int, path: str, 
     """
     if not 0 <= member < len(parts):
         raise no_member(path, len(parts), member)
+    if parts[member].stop == parts[member].start:
+        raise ScanUnreadable(
+            f"{path}: no projection of member {member} of {len(parts)} is there",
+            hint="the other members do not need it",
+        )
     left = projections - parts[-1].stop
     return Member(
         part=parts[member],

@@ -148,3 +148,12 @@ def test_what_one_rotation_lacks_another_does_not_give(tmp_path, lost, state, to
     verdict = judge(seen, 1000.0, Rule())
     assert verdict.state is state
     assert told in verdict.reason
+
+
+def test_a_rotation_that_is_not_there_at_all_is_said_to_be_missing(tmp_path):
+    degrees = [angle for angle in np.arange(0.0, 1080.0, 4.0).tolist() if not 360 <= angle < 720]
+    path = write_nxtomo(tmp_path / "dynamic.nxs", keys=(2, 1, *[0] * len(degrees)), angles=[0, 0, *degrees])
+    assert index_scan(path, member=2).header.n_projections == 90
+    for incomplete in (False, True):
+        with pytest.raises(ScanUnreadable, match="no projection of member 1 of 3 is there"):
+            index_scan(path, member=1, incomplete=incomplete)
