@@ -4,6 +4,7 @@ Reading it touches nothing but the file itself. Every adapter is given its own s
 """
 
 import difflib
+import math
 import os
 import re
 import string
@@ -223,6 +224,8 @@ class Config(Section, frozen=True, kw_only=True):
         return self.pool.endpoints or (f"ipc://{self.daemon.state_directory}/pool.sock",)
 
 
+MOST_PORT = 65535
+
 STEP_TIMEOUTS = {
     Step.IDENTIFY: 60.0,
     Step.CHECK: 300.0,
@@ -338,11 +341,32 @@ def _check_evidence(where: str, root: WatchSection) -> None:
         re.compile(root.end_line)
     except re.error as exc:
         raise ConfigError(f"{where}.end_line = {root.end_line!r} is no regular expression: {exc}") from exc
-    for name in root.marker_files:
-        if re.search(r"[{}]", name.replace("{name}", "")) or "/" in name:
+    if root.require_end and not root.end_evidence:
+        raise ConfigError(
+            f"{where}.require_end = true, but end_evidence = [] believes nothing",
+            hint="no scan would ever be complete; name what says that one ended",
+        )
+    _check_names(where, root)
+
+
+def _check_names(where: str, root: WatchSection) -> None:
+    """Names and wildcards of files."""
+    if not root.patterns:
+        raise ConfigError(
+            f"{where}.patterns is empty", hint="no file would be a scan; leave it out, or name some"
+        )
+    for name in root.patterns:
+        if not name or "/" in name:
             raise ConfigError(
-                f"{where}.marker_files: {name!r} is no file name",
-                hint="only {name} is filled in, and * and ?",
+                f"{where}.patterns: {name!r} is no file name", hint='write it without folders: "*.tif"'
+            )
+    beside = [("must_have", name) for name in root.must_have if not name.startswith("/")]
+    for key, name in (*(("marker_files", name) for name in root.marker_files), *beside):
+        if not name or re.search(r"[{}]", name.replace("{name}", "")) or "/" in name:
+            raise ConfigError(
+                f"{where}.{key}: {name!r} is no file name",
+                hint="only {name} is filled in, and * and ?"
+                + ("; a path inside the HDF5 file begins with /" if key == "must_have" else ""),
             )
 
 
@@ -391,8 +415,21 @@ def _positive(path: str, config: Config) -> None:
     for name, value in numbers:
         if not value > 0:
             raise ConfigError(f"{path}: {name} = {value} is not positive")
-    if isinstance(config.pool.local_workers, int) and config.pool.local_workers < 0:
-        raise ConfigError(f"{path}: pool.local_workers = {config.pool.local_workers} is negative")
+        if math.isinf(value):
+            raise ConfigError(f"{path}: {name} = {value} is no length of time", hint="write a large number")
+    reserve = config.storage.reserve_gigabytes
+    if not 0 <= reserve < math.inf:
+        raise ConfigError(f"{path}: storage.reserve_gigabytes = {reserve} is no amount of space")
+    workers = config.pool.local_workers
+    counts = {
+        "pool.local_workers": 0 if workers == "auto" else workers,
+        "pool.threads_per_worker": config.pool.threads_per_worker,
+    }
+    for name, value in counts.items():
+        if value < 0:
+            raise ConfigError(f"{path}: {name} = {value} is negative")
+    if not 0 <= config.catalog.embedded_port <= MOST_PORT:
+        raise ConfigError(f"{path}: catalog.embedded_port = {config.catalog.embedded_port} is no port")
 
 
 def read_secret(path: str, what: str) -> str:

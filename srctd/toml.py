@@ -63,7 +63,7 @@ def toml_files(folders: Iterable[str], what: str) -> tuple[tuple[str, int], ...]
 def _plain(message: str) -> str:
     """Msgspec's message with the place in front: `watch[0].settle: unknown key`."""
     text, _, place = message.partition(" - at ")
-    place = place.strip("`").removeprefix("$").removeprefix(".")
+    place = place.strip("`").removeprefix("key` in `").removeprefix("$").removeprefix(".")
     text = text.replace("Object contains unknown field", "unknown key").replace(
         "Object missing required field", "missing key"
     )
