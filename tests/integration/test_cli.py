@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 from stack_files import FRAMES, write_frame, write_parameters
 
@@ -203,6 +204,29 @@ def test_the_demo_ends_with_everything_named(tmp_path: Path) -> None:
     assert result["derived_pid"]
     assert result["catalog_url"].startswith("http://127.0.0.1:")
     assert {"sync", "reconstruct", "publish", "total"} <= result["seconds"].keys()
+
+
+def test_a_real_scan_as_tiff_files_reconstructs_like_its_hdf5_twin(data: Path, tmp_path: Path) -> None:
+    """Frames in folders, 111 angles in a text file for 91 projections; and the same counts as NXtomo."""
+    volumes, centers = [], []
+    for name in (".", "24737_repack.nxs"):
+        output = tmp_path / f"{len(volumes)}.h5"
+        done = srctd("reconstruct", str(data / "savu_24737" / name), str(output), "--rows", "88:92", "--json")
+        assert done.returncode == 0, done.stderr
+        centers.append(json.loads(done.stdout.splitlines()[-1])["center"])
+        with h5py.File(output) as file:
+            volumes.append(next(iter(three_dimensional(file)))[()])
+    assert centers[0] == centers[1] == pytest.approx(85.8, abs=0.3)
+    np.testing.assert_array_equal(*volumes)
+
+
+def three_dimensional(file: h5py.File) -> list[h5py.Dataset]:
+    """The volumes in a file, wherever they are."""
+    found: list[h5py.Dataset] = []
+    file.visititems(
+        lambda _, node: found.append(node) if isinstance(node, h5py.Dataset) and node.ndim == 3 else None
+    )
+    return found
 
 
 def test_the_demo_takes_a_real_scan(data: Path, tmp_path: Path) -> None:
