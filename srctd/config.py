@@ -17,6 +17,7 @@ from srctd.core.completion import ALL_ENDS, ANY_EXPECTATION, Rule, Usable
 from srctd.core.errors import ConfigError
 from srctd.core.lifecycle import Step
 from srctd.core.recipe import Recipe
+from srctd.core.scan import ReadBack
 from srctd.toml import etc_folder, read_toml
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class DaemonSection(Section, frozen=True, kw_only=True):
     stop_grace_seconds: float = 20.0
     """How long SIGTERM waits for steps that end by themselves."""
     copies_at_once: int = 2
-    """Scans that are copied side by side."""
+    """Scans that are copied side by side from one disk."""
     step_timeout_seconds: dict[Step, float] = {}
     """Longest duration per step; the defaults are in `STEP_TIMEOUTS`."""
 
@@ -74,6 +75,16 @@ class WatchSection(Section, frozen=True, kw_only=True):
     """Fewest projections of an incomplete scan that is taken; 0: none is."""
     usable_hole_deg: float = Usable().hole_deg
     """Widest gap between angles of an incomplete scan that is taken."""
+    copy_while_acquiring: bool = True
+    """Copy what does not change any more while the detector still writes the rest."""
+    copy_megabytes_per_second: float = 0.0
+    """Most that is read from this root for copies, 1e6 bytes per second; 0: no limit."""
+    io_priority: Literal["normal", "low", "idle"] = "low"
+    """Priority of the copies' reading and writing, for I/O schedulers that know of it."""
+    disk_megabytes_per_second: float = 0.0
+    """What the detector's disk gives; 0: the most that was seen of it."""
+    yield_fraction: float = 0.5
+    """While the detector writes more than this part of what its disk gives, copies get only what it leaves."""
 
     @property
     def rule(self) -> Rule:
@@ -121,11 +132,63 @@ class StorageSection(Section, frozen=True, kw_only=True):
     shared: str
     reserve_gigabytes: float = 1.0
     """Space that a copy or a volume must leave free."""
+    read_back: ReadBack = ReadBack.SAMPLED
+    """How much of a copy is read back from the storage and compared."""
+    portable_names: bool = True
+    """Names that some file systems cannot hold, or cannot tell apart, are replaced in the copy, and recorded."""
 
     @property
     def reserve_bytes(self) -> int:
         """The same in bytes."""
         return int(self.reserve_gigabytes * 1e9)
+
+
+class RemoteSection(Section, frozen=True, kw_only=True):
+    """A further host that gets copies and results, over ssh by rsync."""
+
+    target: str = ""
+    """`user@host:/absolute/folder`; empty: none."""
+    port: int = 22
+    identity_file: str = ""
+    known_hosts_file: str = ""
+    """Hosts that are not in it are refused; empty: that of the daemon's user."""
+
+
+class OwnershipSection(Section, frozen=True, kw_only=True):
+    """To whom copies and results belong. `{account}`, `{owner}` and `{owner_group}` are filled in."""
+
+    user: str = ""
+    """Empty: the daemon's own."""
+    group: str = ""
+    """Empty: the daemon's own."""
+    file_mode: str = "0640"
+    folder_mode: str = "2750"
+    default_acl: tuple[str, ...] = ()
+    """Entries that folders get, and hand on to what is made in them: `group:beamline-staff:r-x`."""
+
+
+class SpaceSection(Section, frozen=True, kw_only=True):
+    """What is done as shared storage fills up, by gigabytes (1e9 bytes) that are free there; 0: never."""
+
+    sixteen_bit_below_gigabytes: float = 0.0
+    """Volumes are written as 16-bit integers."""
+    previews_only_below_gigabytes: float = 0.0
+    """Reconstructions wait, previews are made."""
+    stop_below_gigabytes: float = 0.0
+    """Nothing new is copied."""
+
+
+class RetentionSection(Section, frozen=True, kw_only=True):
+    """Removing sources that are safe elsewhere. Off by default: nothing is ever removed."""
+
+    enabled: bool = False
+    minimum_age_hours: float = 168.0
+    """Since everything about the scan was done."""
+    high_water_percent: float = 80.0
+    """Removing begins when the detector's disk is fuller than this."""
+    low_water_percent: float = 60.0
+    """And ends when it is not fuller than this."""
+    check_minutes: float = 10.0
 
 
 class AccountRule(Section, frozen=True, kw_only=True):
@@ -203,6 +266,10 @@ class Config(Section, frozen=True, kw_only=True):
     """The whole configuration."""
 
     storage: StorageSection
+    remote: RemoteSection = RemoteSection()
+    ownership: OwnershipSection = OwnershipSection()
+    space: SpaceSection = SpaceSection()
+    retention: RetentionSection = RetentionSection()
     watch: tuple[WatchSection, ...]
     accounts: tuple[AccountRule, ...] = ()
     daemon: DaemonSection = DaemonSection()

@@ -95,11 +95,13 @@ async def _interruptible(function: Callable[..., Manifest], *args: object) -> Ma
     """Run a copy in a thread; on cancellation it ends at its next block, before this returns."""
     canceled = threading.Event()
 
-    def progress(_: int) -> None:
-        if canceled.is_set():
-            raise StorageUnavailable("the copy was interrupted")
+    class Interruptible:
+        def take(self, _: int) -> None:
+            if canceled.is_set():
+                raise StorageUnavailable("the copy was interrupted")
 
-    copying = asyncio.ensure_future(asyncio.to_thread(function, *args, progress))
+    options = sync.CopyOptions(pace=Interruptible())
+    copying = asyncio.ensure_future(asyncio.to_thread(function, *args, options))
     try:
         return await asyncio.shield(copying)
     except asyncio.CancelledError:

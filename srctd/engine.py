@@ -246,7 +246,9 @@ class Engine:
         retry_at = retry.decide(error, scan.step(step).attempts, now, random.random())
         retry_in = None if retry_at is None else round(retry_at - now, 1)
         log.warning("step.failed", reason=sentence, retry_in_seconds=retry_in, held=retry_at is None)
-        return StepFailed(scan=scan.id, step=step, reason=sentence, retry_at=retry_at)
+        return StepFailed(
+            scan=scan.id, step=step, reason=sentence, retry_at=retry_at, cause=type(error).__name__
+        )
 
 
 def _topic(event: AnyEvent) -> str:

@@ -19,7 +19,7 @@ from srctd.core.errors import JournalError
 from srctd.core.lifecycle import AnyEvent, Completed, Scan, Status, Step, StepDone, StepFailed, StepState
 from srctd.core.scan import Manifest, Series, SourceFiles
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = 0x73726374
 BUSY_SECONDS = 5.0
 LARGEST_RESULT_BYTES = 4096
@@ -28,7 +28,7 @@ LARGEST_RESULT_BYTES = 4096
 _JOURNALED = frozenset({Status.DONE, Status.RETRYING, Status.HELD})
 _COLUMNS = (
     "id, path, root, revision, task, member, members, leader, series, content, source, completed_at, verdict,"
-    " seen_at, superseded, overrides, take_incomplete, run"
+    " seen_at, superseded, overrides, take_incomplete, run, source_removed_at"
 )
 """Of a scan, without the list of its files."""
 _manifests = msgspec.json.Decoder(Manifest)
@@ -237,6 +237,7 @@ class Journal:
                 _json(scan.overrides),
                 scan.take_incomplete,
                 scan.run,
+                scan.source_removed_at,
             ),
         )
         places = ", ".join("?" * (len(values) + 1))
@@ -250,10 +251,10 @@ class Journal:
         """What may change after a scan has entered. Its manifest, which can be long, is written once."""
         cursor = self._db.execute(
             "UPDATE scans SET path = ?, source = ?, seen_at = ?, superseded = ?, overrides = ?,"
-            " take_incomplete = ?, run = ? WHERE id = ?",
+            " take_incomplete = ?, run = ?, source_removed_at = ? WHERE id = ?",
             (
                 *(scan.path, _json(scan.source), _json(scan.seen_at), scan.superseded),
-                *(_json(scan.overrides), scan.take_incomplete, scan.run, scan.id),
+                *(_json(scan.overrides), scan.take_incomplete, scan.run, scan.source_removed_at, scan.id),
             ),
         )
         if cursor.rowcount != 1:
@@ -262,12 +263,13 @@ class Journal:
         gone = [(scan.id, step) for step in Step if step not in kept]
         self._db.executemany("DELETE FROM steps WHERE scan = ? AND step = ?", gone)
         self._db.executemany(
-            "INSERT INTO steps (scan, step, status, attempts, reason, retry_at, result, seconds, finished_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            "INSERT INTO steps"
+            " (scan, step, status, attempts, reason, cause, retry_at, result, seconds, finished_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (scan, step) DO UPDATE SET"
             " status = excluded.status, attempts = excluded.attempts, reason = excluded.reason,"
-            " retry_at = excluded.retry_at, result = excluded.result, seconds = excluded.seconds,"
-            " finished_at = excluded.finished_at"
+            " cause = excluded.cause, retry_at = excluded.retry_at, result = excluded.result,"
+            " seconds = excluded.seconds, finished_at = excluded.finished_at"
             " WHERE (status, attempts, result) <> (excluded.status, excluded.attempts, excluded.result)",
             [(scan.id, step, *_step_values(state), at) for step, state in kept.items()],
         )
@@ -368,6 +370,7 @@ def _scan(row: sqlite3.Row, steps: dict[Step, StepState]) -> Scan:
         overrides=_overrides.decode(row["overrides"]),
         take_incomplete=bool(row["take_incomplete"]),
         run=row["run"],
+        source_removed_at=row["source_removed_at"],
         steps=steps,
     )
 
@@ -377,15 +380,16 @@ def _step_state(row: sqlite3.Row) -> StepState:
         status=Status(row["status"]),
         attempts=row["attempts"],
         reason=row["reason"],
+        cause=row["cause"],
         retry_at=row["retry_at"],
         result=msgspec.Raw(row["result"].encode()),
         seconds=row["seconds"],
     )
 
 
-def _step_values(state: StepState) -> tuple[str, int, str, float | None, str, float]:
+def _step_values(state: StepState) -> tuple[str, int, str, str, float | None, str, float]:
     reason, result = _printable(state.reason), _text(bytes(state.result))
-    return state.status, state.attempts, reason, state.retry_at, result, state.seconds
+    return state.status, state.attempts, reason, state.cause, state.retry_at, result, state.seconds
 
 
 def _event_body(event: AnyEvent) -> str:

@@ -4,7 +4,7 @@
 BEGIN IMMEDIATE;
 
 PRAGMA application_id = 0x73726374;
-PRAGMA user_version = 2;
+PRAGMA user_version = 3;
 
 CREATE TABLE scans (
     id           TEXT PRIMARY KEY,
@@ -26,6 +26,7 @@ CREATE TABLE scans (
     overrides    TEXT NOT NULL DEFAULT '{}',    -- JSON
     take_incomplete INTEGER NOT NULL DEFAULT 0, -- an operator wants what is there
     run          INTEGER NOT NULL DEFAULT 1,    -- counts reconstructions that were published
+    source_removed_at REAL,                     -- when retention removed the source
     UNIQUE (path, revision, member)
 ) STRICT;
 
@@ -36,6 +37,7 @@ CREATE TABLE steps (
     status      TEXT NOT NULL CHECK (status IN ('done', 'retrying', 'held')),
     attempts    INTEGER NOT NULL,
     reason      TEXT NOT NULL,
+    cause       TEXT NOT NULL,                  -- name of the error
     retry_at    REAL,
     result      TEXT NOT NULL,                  -- JSON
     seconds     REAL NOT NULL,

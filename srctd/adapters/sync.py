@@ -15,9 +15,11 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import xxhash
@@ -32,9 +34,8 @@ from srctd.core.errors import (
     SrctdError,
     StorageUnavailable,
 )
-from srctd.core.scan import FileEntry, Manifest
+from srctd.core.scan import BLOCK_BYTES, FileEntry, Manifest, ReadBack
 
-BLOCK_BYTES = 8 << 20
 INPUT = "input"
 MANIFEST = "manifest.json"
 CHECKSUMS = "manifest.xxh128"
@@ -48,18 +49,80 @@ _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _BAD_NAME = re.compile("[\x00-\x1f\x7f\\\\\ud800-\udfff]")
 
-Progress = Callable[[int], None]
-"""Told of bytes as they are done. An exception that it raises ends the copy; the next attempt goes on there."""
+
+class Pace(Protocol):
+    """How fast the source may be read."""
+
+    def take(self, count: int) -> None:
+        """Wait until so many more bytes may be read. An exception ends the copy; the next resumes it."""
 
 
-def _ignore(_: int) -> None:
-    """Progress that nobody wants to know."""
+class FullSpeed:
+    """As fast as it goes."""
+
+    def take(self, count: int) -> None:
+        """Wait for nothing."""
+
+
+Give = Callable[[int], None]
+"""Hands a finished file or folder, by its descriptor, over to whom it shall belong, with its modes."""
+
+
+def keep(_: int) -> None:
+    """Leave a file or folder as it was made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyOptions:
+    """How a scan is copied."""
+
+    pace: Pace = field(default_factory=FullSpeed)
+    read_back: ReadBack = ReadBack.SAMPLED
+    portable_names: bool = True
+    give: Give = keep
+
+
+PLAIN = CopyOptions()
 
 
 # --- a scan -----------------------------------------------------------------------------------------------
 
 
-def copy(wanted: Manifest, part: Path, progress: Progress = _ignore) -> Manifest:
+def copy_settled(
+    seen: Manifest, settled: Mapping[str, int], part: Path, options: CopyOptions = PLAIN
+) -> None:
+    """Copy, of a scan that is being acquired, what will most likely not change any more; `copy` ends it.
+
+    `settled`: by path, how many bytes from the beginning those are; the file's size: it was closed. May be called
+    any number of times with what was seen since. Whatever changes all the same is put right by `copy`. Raises as
+    that does.
+    """
+    closed = tuple(file for file in seen.files if settled.get(file.path) == file.size)
+    folder = part / INPUT
+    make_folder(folder)
+    _checked_names(seen.folder, closed)
+    earlier = _read_progress(part)
+    with _target(part), (part / PROGRESS).open("ab") as notes:
+        notes.write(b"\n")
+        for file in closed:
+            noted = earlier.get(file.path)
+            if noted is None or (noted.size, noted.mtime_ns) != (file.size, file.mtime_ns):
+                entry = _copied(seen.folder, file, folder / file.path, options)
+                notes.write(msgspec.json.encode(entry) + b"\n")
+                notes.flush()
+
+
+def bytes_left(wanted: Manifest, part: Path) -> int:
+    """How many bytes of a scan are still to be written, by what was noted."""
+    earlier = _read_progress(part)
+    return sum(
+        file.size
+        for file in wanted.files
+        if earlier.get(file.path, file).size != file.size or file.path not in earlier
+    )
+
+
+def copy(wanted: Manifest, part: Path, options: CopyOptions = PLAIN) -> Manifest:
     """Copy the files of a scan into `part/input`, manifest last; return it with the digests.
 
     Raises `SourceChanged`, `ScanUnreadable` (a name or file that must not be copied), `NoSpace` (then `part` is
@@ -74,9 +137,9 @@ def copy(wanted: Manifest, part: Path, progress: Progress = _ignore) -> Manifest
             notes.write(b"\n")  # ends a line that was cut short
             proven = []
             for file in files:
-                entry = _kept(source, file, earlier.get(file.path), folder, progress)
+                entry = _kept(source, file, earlier.get(file.path), folder, options)
                 if entry is None:
-                    entry = _copied(source, file, folder / file.path, progress)
+                    entry = _copied(source, file, folder / file.path, options)
                     notes.write(msgspec.json.encode(entry) + b"\n")
                     notes.flush()
                 proven.append(entry)
@@ -91,7 +154,7 @@ def copy(wanted: Manifest, part: Path, progress: Progress = _ignore) -> Manifest
     return manifest
 
 
-def digest_in_place(wanted: Manifest, progress: Progress = _ignore) -> Manifest:
+def digest_in_place(wanted: Manifest, options: CopyOptions = PLAIN) -> Manifest:
     """The manifest, with digests, of files that stay where they are. Raises as `copy` does for its source."""
     folder, files = wanted.folder, wanted.files
     _checked_names(folder, files)
@@ -102,7 +165,7 @@ def digest_in_place(wanted: Manifest, progress: Progress = _ignore) -> Manifest:
             digest = xxhash.xxh3_128()
             for block in _blocks(source, f"{folder}/{file.path}", file.size):
                 digest.update(block)
-                progress(len(block))
+                options.pace.take(len(block))
             _check_unchanged(source, f"{folder}/{file.path}", file)
         proven.append(msgspec.structs.replace(file, digest=digest.hexdigest()))
     return msgspec.structs.replace(wanted, files=tuple(proven))
@@ -277,7 +340,7 @@ def storage_error(exc: OSError, what: str) -> SrctdError:
 
 
 def _kept(
-    source: str, file: FileEntry, noted: FileEntry | None, folder: Path, progress: Progress
+    source: str, file: FileEntry, noted: FileEntry | None, folder: Path, options: CopyOptions
 ) -> FileEntry | None:
     """What an earlier attempt noted of a file, if source and copy are still what it says; else None."""
     copied = folder / file.path
@@ -287,11 +350,11 @@ def _kept(
         _check_unchanged(original, f"{source}/{file.path}", file)
     if digest_file(copied) != (noted.digest, file.size):
         return None
-    progress(file.size)
+    options.pace.take(file.size)
     return noted
 
 
-def _copied(source: str, file: FileEntry, target: Path, progress: Progress) -> FileEntry:
+def _copied(source: str, file: FileEntry, target: Path, options: CopyOptions) -> FileEntry:
     path = f"{source}/{file.path}"
     make_folder(target.parent)
     digest = xxhash.xxh3_128()
@@ -301,7 +364,7 @@ def _copied(source: str, file: FileEntry, target: Path, progress: Progress) -> F
         for block in _blocks(original, path, file.size):
             _write_all(copied, block)
             digest.update(block)
-            progress(len(block))
+            options.pace.take(len(block))
         _check_unchanged(original, path, file)
         os.utime(copied, ns=(file.mtime_ns, file.mtime_ns))
         os.fsync(copied)

@@ -63,6 +63,8 @@ class StepState(msgspec.Struct, frozen=True, kw_only=True):
     """Failures since the step was last released."""
     reason: str = ""
     """Sentence of the last failure; empty once done."""
+    cause: str = ""
+    """Name of the error's class."""
     retry_at: float | None = None
     """UTC timestamp."""
     result: msgspec.Raw = msgspec.Raw(b"null")
@@ -111,6 +113,8 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     """An operator wants what is there, though the verdict would hold the scan."""
     run: int = 1
     """Counts the reconstructions whose results were published; each has files of its own."""
+    source_removed_at: float | None = None
+    """UTC timestamp: when retention removed the source; None: it did not."""
     steps: dict[Step, StepState] = {}
 
     @property
@@ -195,6 +199,8 @@ class StepFailed(Event, frozen=True, kw_only=True, tag="step.failed"):
     step: Step
     reason: str
     retry_at: float | None
+    cause: str = ""
+    """Name of the error's class."""
 
 
 class RetryDue(Event, frozen=True, kw_only=True, tag="step.retry_due"):
@@ -219,7 +225,27 @@ class Superseded(Event, frozen=True, kw_only=True, tag="scan.superseded"):
     """The scan's file was rewritten; nothing more is done to this revision."""
 
 
-AnyEvent = Completed | SeenAgain | Recovered | StepDone | StepFailed | RetryDue | Released | Superseded
+class SourceRemoved(Event, frozen=True, kw_only=True, tag="scan.source_removed"):
+    """Retention removed the scan's source, of which a proven copy is on shared storage and in the catalogue."""
+
+    at: float
+    """UTC timestamp."""
+    folder: str
+    files: int
+    bytes: int
+
+
+AnyEvent = (
+    Completed
+    | SeenAgain
+    | Recovered
+    | StepDone
+    | StepFailed
+    | RetryDue
+    | Released
+    | Superseded
+    | SourceRemoved
+)
 
 
 # --- commands, in the imperative --------------------------------------------------------------------------
@@ -274,9 +300,15 @@ def advance(scan: Scan | None, event: AnyEvent) -> tuple[Scan, list[Command]]:
             return _release(scan, event)
         case SeenAgain():
             return _see_again(scan, event)
-        case Superseded():
-            return msgspec.structs.replace(scan, superseded=True), []
+        case Superseded() | SourceRemoved():
+            return _note(scan, event), []
     return scan, []
+
+
+def _note(scan: Scan, event: Superseded | SourceRemoved) -> Scan:
+    if isinstance(event, Superseded):
+        return msgspec.structs.replace(scan, superseded=True)
+    return msgspec.structs.replace(scan, source_removed_at=event.at)
 
 
 def _with(scan: Scan, step: Step, state: StepState) -> Scan:
@@ -330,6 +362,7 @@ def _fail(scan: Scan, event: StepFailed) -> tuple[Scan, list[Command]]:
         status=Status.HELD if event.retry_at is None else Status.RETRYING,
         attempts=before.attempts + 1,
         reason=event.reason,
+        cause=event.cause,
         retry_at=event.retry_at,
     )
     scan = _with(scan, event.step, state)

@@ -3,12 +3,23 @@
 import hashlib
 import re
 from datetime import UTC, datetime
+from enum import StrEnum
 
 import msgspec
 
+BLOCK_BYTES = 8 << 20
+"""A file is read, written, compared and, where it is damaged, repaired in blocks of this size."""
 LONGEST_NAME = 160
 """Bytes of an input name in that of its task directory; file systems take 255 for all of it."""
 _SUFFIX = re.compile(r"(?<=.)\.[A-Za-z]\w*\Z")
+
+
+class ReadBack(StrEnum):
+    """How much of a copy is read back from the storage, caches dropped, and compared."""
+
+    NONE = "none"
+    SAMPLED = "sampled"
+    FULL = "full"
 
 
 class Quantity(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,7 +31,7 @@ class Quantity(msgspec.Struct, frozen=True, kw_only=True):
     """Where it comes from: a path inside the file, a tag, a rule."""
 
 
-class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One file of a scan as the listing sees it."""
 
     path: str
@@ -29,6 +40,17 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
     mtime_ns: int
     digest: str = ""
     """xxh3-128 as 32 hexadecimal digits; empty until the file was read through."""
+    blocks: tuple[str, ...] = ()
+    """xxh3-128 of every `BLOCK_BYTES`, the last one shorter; empty for a file of one block or less."""
+    stored: str = ""
+    """Its name in the copy, where that is another one (`core.names`)."""
+    hole_bytes: int = 0
+    """Bytes that the source never wrote: they read as zeros, and are holes in the copy as well."""
+
+    @property
+    def copied_as(self) -> str:
+        """Its name in the copy."""
+        return self.stored or self.path
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

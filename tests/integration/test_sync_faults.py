@@ -181,6 +181,7 @@ def audit(event, args):
         point()
 
 from pathlib import Path
+from types import SimpleNamespace
 from srctd.adapters import sync
 from srctd.core.scan import FileEntry, Manifest
 import msgspec
@@ -191,7 +192,8 @@ COPYING = KILLED + textwrap.dedent(
     """
     files = msgspec.json.decode(sys.argv[4], type=list[FileEntry])
     part, final = Path(target, ".scan.part"), Path(target, "scan")
-    sync.copy(Manifest(folder=sys.argv[3], files=tuple(files)), part, point)
+    options = sync.CopyOptions(pace=SimpleNamespace(take=point))
+    sync.copy(Manifest(folder=sys.argv[3], files=tuple(files)), part, options)
     sync.publish(part, final)
     print(points)
     """

@@ -240,7 +240,7 @@ def test_a_newer_version_is_refused(tmp_path):
     Journal(tmp_path / "j.sqlite").close()
     with contextlib.closing(sqlite3.connect(tmp_path / "j.sqlite")) as db:
         db.execute("PRAGMA user_version = 7")
-    with pytest.raises(JournalError, match="schema version 7, this srctd reads version 2"):
+    with pytest.raises(JournalError, match="schema version 7, this srctd reads version 3"):
         Journal(tmp_path / "j.sqlite")
 
 

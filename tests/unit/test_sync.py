@@ -46,6 +46,17 @@ def part(tmp_path):
     return tmp_path / "shared" / "account" / ".scan.part"
 
 
+class Telling:
+    """A pace that tells a function of every block."""
+
+    def __init__(self, function):
+        self.take = function
+
+
+def telling(function) -> sync.CopyOptions:
+    return sync.CopyOptions(pace=Telling(function))
+
+
 def tree(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
@@ -57,7 +68,7 @@ def test_a_copy_is_equal_and_proven(source, part):
     large = os.urandom(sync.BLOCK_BYTES + 12_345)
     files = [a_file(source, "a.h5", large), a_file(source, "raw/b.tif", b"frame"), a_file(source, "c", b"")]
     told: list[int] = []
-    manifest = sync.copy(Manifest(folder=str(source), files=tuple(files)), part, told.append)
+    manifest = sync.copy(Manifest(folder=str(source), files=tuple(files)), part, telling(told.append))
     assert tree(part) == ["input/a.h5", "input/c", "input/raw/b.tif", "manifest.json", "manifest.xxh128"]
     for file in manifest.files:
         copied = part / "input" / file.path
@@ -89,7 +100,7 @@ def test_what_was_copied_is_not_copied_again_but_read_back(source, part):
             raise Enough
 
     with pytest.raises(Enough):
-        sync.copy(Manifest(folder=str(source), files=tuple(files)), part, until_c)
+        sync.copy(Manifest(folder=str(source), files=tuple(files)), part, telling(until_c))
     assert not (part / "manifest.json").exists()
     with (part / "progress.jsonl").open("ab") as notes:
         notes.write(b'{"path":"c","si')
@@ -125,13 +136,19 @@ def test_a_source_that_changed_since_it_was_judged_is_noticed(source, part, data
 def test_a_source_that_changes_during_the_copy_is_noticed(source, part):
     file = a_file(source, "a", b"x" * 100)
     with pytest.raises(SourceChanged, match="another time of writing"):
-        sync.copy(Manifest(folder=str(source), files=(file,)), part, lambda _: os.utime(source / "a"))
+        sync.copy(
+            Manifest(folder=str(source), files=(file,)), part, telling(lambda _: os.utime(source / "a"))
+        )
 
 
 def test_a_source_that_shrinks_during_the_copy_is_noticed(source, part):
     file = a_file(source, "a", os.urandom(sync.BLOCK_BYTES * 2))
     with pytest.raises(SourceChanged, match="became shorter than 16777216 bytes"):
-        sync.copy(Manifest(folder=str(source), files=(file,)), part, lambda _: os.truncate(source / "a", 10))
+        sync.copy(
+            Manifest(folder=str(source), files=(file,)),
+            part,
+            telling(lambda _: os.truncate(source / "a", 10)),
+        )
 
 
 def test_a_source_that_vanished_is_noticed(source, part):
