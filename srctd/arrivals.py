@@ -6,6 +6,7 @@ from srctd.adapters.listing import Listed, Listing
 from srctd.adapters.watch import FileSystem
 from srctd.config import WatchSection
 from srctd.core.completion import Probe, Rule, State, Verdict
+from srctd.core.settling import Settling
 from srctd.formats.protocol import ReadOptions
 
 
@@ -25,10 +26,22 @@ class Arrival:
     probed: Probe | None = None
     probe_allowed_at: float = 0.0
     """Monotonic: a scan that changes all the while is not read all the while."""
+    look_allowed_at: float = 0.0
+    """The same for looks at files that are still written."""
     probe_again_at: float = 0.0
     """Monotonic; a piece that is missing may come without a change of these files."""
     copied_ahead: bool = False
     """Whether a copy of the files as they are was begun."""
+    settling: Settling | None = None
+    """What does not change any more while the rest is acquired; None where that is not copied."""
+    settling_seen: str = ""
+    """The fingerprint of the files that it saw last."""
+    tomography: bool = False
+    """Whether a look into the files, perhaps a while ago, saw the beginning of a scan."""
+    expected_bytes: int = 0
+    """Of all files when it is complete, if somebody said how many frames there will be."""
+    scan: str = ""
+    """What it is called in the books of copies, once something was copied of it."""
     verdict: Verdict | None = None
 
     @property
@@ -63,6 +76,17 @@ class Arrival:
         self.quiet_seconds = max(0.0, looked_at - self.changed_at)
         return changed
 
+    def settle(self, listing: Listing, looked_at: float) -> bool:
+        """Find out what has settled since the last look; return whether anything has."""
+        if self.settling is None:
+            return False
+        if self.settling_seen == self.listed.fingerprint:
+            self.settling.wait(looked_at)
+        elif entries := listing.entries(self.listed):
+            self.settling.look(entries, looked_at)
+            self.settling_seen = self.listed.fingerprint
+        return self.settling.due
+
 
 @dataclass(kw_only=True)
 class Site:
@@ -73,10 +97,17 @@ class Site:
     rule: Rule
     options: ReadOptions
     system: FileSystem
+    in_place: bool = False
+    """Whether it lies on shared storage: nothing of it is copied."""
     bell_problem: str = ""
     only: str = ""
     """Of a scan that was submitted from elsewhere: the one path that is meant."""
     problems: tuple[str, ...] = ()
+
+    @property
+    def follows(self) -> bool:
+        """Whether scans are copied while they are acquired."""
+        return self.root.copy_while_acquiring and not self.in_place
 
     def groups(self) -> list[Listed]:
         """What may be scans, the newest first: a thousand old ones must not keep it waiting."""

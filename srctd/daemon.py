@@ -14,11 +14,13 @@ from typing import Any
 import msgspec
 import structlog
 
+from srctd import parts
 from srctd.adapters import sync
 from srctd.adapters.catalog import Catalog, CatalogSettings
 from srctd.adapters.children import Children, ChildSpec
 from srctd.adapters.control import Control
 from srctd.adapters.journal import Journal, OutboxObject
+from srctd.adapters.pace import Paces
 from srctd.adapters.pool import Pool
 from srctd.adapters.service import Service
 from srctd.adapters.space import SharedStorage
@@ -29,8 +31,7 @@ from srctd.catalogd.store import Store
 from srctd.config import STEP_TIMEOUTS, Config, load_recipes, read_secret
 from srctd.copies import Copies
 from srctd.core.datasets import CatalogObject
-from srctd.core.errors import ConfigError, SrctdError
-from srctd.core.lifecycle import Scan
+from srctd.core.errors import ConfigError
 from srctd.core.scan import Manifest
 from srctd.engine import Engine, JournalThread
 from srctd.formats.isolated import IsolatedReader
@@ -39,7 +40,6 @@ from srctd.formats.tagtables import load_tables
 from srctd.intake import Intake
 from srctd.messages import Messages
 from srctd.services import Services
-from srctd.taskfolder import part_folder
 
 log = structlog.get_logger()
 
@@ -96,9 +96,9 @@ class Daemon:
             config.pool_endpoints, lease_seconds=config.pool.lease_seconds, on_event=self._pool_event
         )
         self._catalog_url = _embedded_url(config) if config.catalog.embedded else config.catalog.url
-        reserve = config.storage.reserve_bytes
         storage = SharedStorage(config.storage.shared, str(state / "storage"))
-        copies = Copies(config.daemon.copies_at_once, storage, reserve)
+        self._paces = Paces(config.watch, config.daemon.copies_at_once, config.storage.shared)
+        copies = Copies(config, storage, self._paces, parts.identity(state))
         # A mistake in a table is named now, not at the first scan that needs it.
         load_tables(config.formats.tags_directory)
         load_layouts(config.formats.layouts_directory)
@@ -117,7 +117,7 @@ class Daemon:
         self.engine = Engine(self.journal, self._thread, services, timeouts, self.control.publish)
         messages = Messages(self.journal, self._thread)
         self.intake = Intake(config, self.engine, self._reader, copies, messages)
-        self.answers = Answers(config, self.engine, self.intake, self.pool, self._catalog_url)
+        self.answers = Answers(config, self.engine, self.intake, self.pool, self._catalog_url, copies)
 
     async def run(self) -> None:
         """Serve until a signal; raises what ends the process."""
@@ -129,7 +129,6 @@ class Daemon:
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._stop.set)
         scans = await self._thread.call(self.journal.load)
-        await asyncio.to_thread(self._sweep, scans)
         self.engine.load(scans)
         try:
             async with asyncio.TaskGroup() as group:
@@ -137,6 +136,7 @@ class Daemon:
                     group.create_task(work, name=name)
                     for name, work in {
                         "engine": self.engine.run_forever(),
+                        "paces": self._paces.run_forever(),
                         "pool": self.pool.run_forever(),
                         "control": self.control.run_forever(),
                         "children": self._children.run_forever(self._child_specs()),
@@ -160,13 +160,6 @@ class Daemon:
 
     async def _manifest(self, scan: str) -> Manifest:
         return await self._thread.call(self.journal.manifest, scan)
-
-    def _sweep(self, scans: Sequence[Scan]) -> None:
-        """Remove what superseded scans left of a copy."""
-        for scan in scans:
-            if scan.superseded:
-                with contextlib.suppress(SrctdError):  # storage is out of reach: at the next start, then
-                    sync.remove_folder(part_folder(self.config, scan.path, scan.id))
 
     async def _shut_down(self, intake: asyncio.Task[None]) -> None:
         """Intake first, then the steps, then the children; what is cut short is done again at the next start."""

@@ -7,7 +7,9 @@ or touched; other files at the path of a known one are a new revision of it.
 import asyncio
 import os
 import time
+from collections.abc import Callable, Collection
 from contextlib import suppress
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -16,7 +18,7 @@ from srctd.adapters import sync
 from srctd.adapters.listing import Listed, Listing
 from srctd.arrivals import Arrival, Site
 from srctd.config import Config
-from srctd.copies import Copies
+from srctd.copies import Arriving, Copies
 from srctd.core.errors import HoldError, SourceChanged, SrctdError
 from srctd.core.grouping import sole_stem
 from srctd.core.lifecycle import Completed, Scan, SeenAgain, Status, Step, Superseded
@@ -26,38 +28,85 @@ from srctd.engine import Engine
 from srctd.formats.content import content_digest
 from srctd.messages import Messages
 from srctd.taskfolder import part_folder, task_folder
+from srctd.threads import at_storage
 
 log = structlog.get_logger()
+
+
+class _Comparison(NamedTuple):
+    """Of files with those of a scan that was copied: under way, or done."""
+
+    asked: tuple[str, Manifest]
+    task: asyncio.Task[bool]
 
 
 class Entrance:
     """Hands scans with a verdict over to the engine."""
 
-    def __init__(self, config: Config, engine: Engine, copies: Copies, messages: Messages) -> None:
+    def __init__(
+        self,
+        config: Config,
+        engine: Engine,
+        copies: Copies,
+        messages: Messages,
+        wake: Callable[[], None],
+    ) -> None:
+        """`wake` is called when `take_in`, asked again, would say more."""
         self._config = config
+        self._wake = wake
+        self._comparing: dict[str, _Comparison] = {}
         self._engine = engine
         self._copies = copies
         self._messages = messages
 
+    def follow(self, arrival: Arrival) -> None:
+        """Files are still being written: copy what has settled of them."""
+        settling, path = arrival.settling, arrival.path
+        scan = self._scan_at(path)
+        wanted = self._copies.wants(scan)
+        if settling is None or wanted == "nothing":
+            return
+        if wanted == "all":
+            settling.again()
+        with suppress(HoldError):  # no such account: the scan will be held at LOGIN, with the sentence
+            part = part_folder(self._config, path, scan)
+            expected = max(arrival.expected_bytes, arrival.bytes)
+            self._copies.follow(Arriving(scan, arrival.listed.folder, part, expected), settling.take())
+            arrival.scan = scan
+
     async def copy_ahead(self, arrival: Arrival, site: Site) -> None:
-        """Only the settle time is awaited: copy meanwhile."""
+        """Only the settle time is awaited: end the copy meanwhile."""
         path = arrival.path
-        if arrival.copied_ahead or sync.inside(path, self._config.storage.shared):
+        if arrival.copied_ahead or site.in_place:
             return
         manifest = await asyncio.to_thread(_manifest, site.listing, arrival)
         if manifest is not None:
             arrival.copied_ahead = True
-            scan = scan_id(path, self._next_revision(path))
+            scan = self._scan_at(path)
             with suppress(HoldError):  # no such account: the scan will be held at LOGIN, with the sentence
                 self._copies.begin(scan, manifest, part_folder(self._config, path, scan))
+                arrival.scan = scan
 
     def changed(self, path: str) -> None:
-        """Files changed that may be copied ahead."""
-        self._copies.abandon(scan_id(path, self._next_revision(path)))
+        """Files changed of which a copy may have been ended ahead."""
+        self._copies.abandon(self._scan_at(path))
 
-    async def vanished(self, path: str) -> None:
-        """Files went away that may have been copied ahead."""
-        await self._copies.discard(scan_id(path, self._next_revision(path)))
+    def vanished(self, path: str) -> None:
+        """Files went away, or turned out to be no scan, of which something may have been copied."""
+        self._copies.discard(self._scan_at(path))
+        if compared := self._comparing.pop(path, None):
+            compared.task.cancel()
+
+    async def sweep(self, arriving: Collection[str]) -> None:
+        """Remove copies of an earlier run that no scan needs. `arriving`: paths of all that may become one."""
+        arrivals = frozenset(self._scan_at(path) for path in arriving)
+
+        def claimed(scan: str) -> bool:
+            known = self._engine.scans.get(scan)
+            copied = known is not None and known.step(Step.SYNC).status is Status.DONE
+            return known is not None and not known.superseded and not copied
+
+        await self._copies.sweep(claimed, arrivals.__contains__)
 
     async def take_in(self, arrival: Arrival, site: Site) -> bool:
         """Tell the engine; False if the files changed while they were judged, so that there is nothing to tell."""
@@ -65,15 +114,17 @@ class Entrance:
         if manifest is None:
             return False
         assert arrival.probed is not None
-        ahead = scan_id(arrival.path, self._next_revision(arrival.path))
+        ahead = self._scan_at(arrival.path)
         try:
             content = await asyncio.to_thread(_content, manifest, arrival.probed.started)
             seen = await self._seen_before(arrival, manifest, content)
         except SrctdError as exc:  # the files changed, or storage is out of reach: at the next look, then
             log.warning("scan.not_compared", path=arrival.path, reason=exc.sentence)
             return False
+        if seen is None:
+            return False
         if seen:
-            await self._copies.discard(ahead)
+            self._copies.discard(ahead)
         else:
             await self._enter(arrival, site, manifest, content)
         return True
@@ -117,10 +168,10 @@ class Entrance:
             )
             await self._engine.happen(Completed(scan=scan.id, entered=scan, manifest=manifest))
 
-    async def _seen_before(self, arrival: Arrival, manifest: Manifest, content: str) -> bool:
+    async def _seen_before(self, arrival: Arrival, manifest: Manifest, content: str) -> bool | None:
         """Whether these very files are a known scan's: renamed, copied or touched. Then that is noted, and all.
 
-        What was copied already is compared in full, by digests.
+        What was copied already is compared in full, by digests. None: that takes its time.
         """
         path = arrival.path
         twins = self._engine.with_content(content)
@@ -131,8 +182,9 @@ class Entrance:
         if self._messages.are_news(twin, path) and twin.judged.state is not arrival.verdict.state:
             return False  # the same files, but another verdict by what their acquisition said
         if twin.step(Step.SYNC).status is Status.DONE:
-            if not await self._same_bytes(twin, manifest):
-                return False
+            same = self._compared(path, twin, manifest)
+            if not same:
+                return same
         elif path == twin.path:
             return False  # its copy is not made yet: it is begun anew
         left = not self._engine.newest_at(path) and not await asyncio.to_thread(os.path.exists, twin.path)
@@ -151,11 +203,32 @@ class Entrance:
         for known in self._engine.newest_at(path):
             if not known.done and not known.superseded:
                 await self._engine.happen(Superseded(scan=known.id))
+                self._copies.discard(known.id)
+
+    def _compared(self, path: str, twin: Scan, manifest: Manifest) -> bool | None:
+        """Whether files are a twin's, byte for byte; None while that is being found out.
+
+        It may take as long as a copy, or for ever where storage does not answer: nobody else waits for it. Raises
+        what went wrong.
+        """
+        asked = (twin.id, manifest)
+        before = self._comparing.get(path)
+        if before is None or before.asked != asked:
+            if before is not None:
+                before.task.cancel()
+            task = asyncio.create_task(self._same_bytes(twin, manifest))
+            task.add_done_callback(lambda _: self._wake())
+            self._comparing[path] = _Comparison(asked, task)
+            return None
+        if not before.task.done():
+            return None
+        del self._comparing[path]
+        return before.task.result()
 
     async def _same_bytes(self, scan: Scan, manifest: Manifest) -> bool:
         """Whether files are, byte for byte, those that were copied of a scan."""
         holder = task_folder(self._config, scan)
-        proven = await asyncio.to_thread(sync.published, holder)
+        proven = await at_storage(sync.published, holder)
         if proven is None or proven.size != manifest.size or len(proven.files) != len(manifest.files):
             return False
         try:
@@ -163,6 +236,10 @@ class Entrance:
         except SourceChanged:
             return False
         return sorted(file.digest for file in found.files) == sorted(file.digest for file in proven.files)
+
+    def _scan_at(self, path: str) -> str:
+        """The identifier that files at a path will have as a scan."""
+        return scan_id(path, self._next_revision(path))
 
     def _next_revision(self, path: str) -> int:
         """The revision that files at a path get; an identifier is never given twice, though scans may move."""
@@ -202,31 +279,4 @@ def _content(manifest: Manifest, started: str) -> str:
     return content_digest(files, started)
 
 
-def _in_short(manifest: Manifest, listed: Listed) -> SourceFiles:
-    return SourceFiles(
-        folder=manifest.folder,
-        opened=manifest.opened,
-        files=len(manifest.files),
-        bytes=manifest.size,
-        fingerprint=listed.fingerprint,
-    )
-
-
-def _manifest(listing: Listing, arrival: Arrival) -> Manifest | None:
-    """The files as they are now; None if they are not as they were judged.
-
-    Referenced files below the scan's folder belong to the scan and are copied with it; others stay where they
-    are and are reached by the absolute path that the file names.
-    """
-    manifest = listing.manifest(arrival.listed)
-    if manifest is None:
-        return None
-    files = {file.path: file for file in manifest.files}
-    for path in arrival.probed.references if arrival.probed else ():
-        relative = os.path.relpath(path, manifest.folder)
-        if relative.startswith("..") or relative in files or not _is_text(relative):
-            continue
-        with suppress(OSError):
-            stat = os.stat(path)
-            files[relative] = FileEntry(path=relative, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
-    return msgspec.structs.replace(manifest, files=tuple(files.values()))
+def _in_short(manifes

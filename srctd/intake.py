@@ -1,7 +1,8 @@
 """From directory listings to scans with a verdict: list, see what changed, probe, judge, hand over.
 
-The doorbell (inotify) only shortens the wait; every decision rests on the listing. Files are opened when nothing
-changed between two looks, never locked, and not again until something changes or time alone can change the verdict.
+The doorbell (inotify) only shortens the wait; every decision rests on the listing. Files are judged when nothing
+changed between two looks, and not again until something changes or time alone can change the verdict. While they are
+still written they are looked into now and then, to copy what has settled if they will be a scan. They are never locked.
 """
 
 import asyncio
@@ -20,10 +21,12 @@ from srctd.arrivals import Arrival, Site
 from srctd.config import Config, WatchSection
 from srctd.copies import Copies
 from srctd.core import completion
-from srctd.core.completion import Message, State
+from srctd.core.completion import Message, Probe, State
 from srctd.core.lifecycle import Scan, Step
+from srctd.core.settling import Settling
 from srctd.engine import Engine
 from srctd.entrance import Entrance
+from srctd.formats.hdf5 import has_signature
 from srctd.formats.isolated import IsolatedReader
 from srctd.messages import Messages
 
@@ -38,6 +41,9 @@ followed by a longer pause, of `ROUND_SECONDS` at most: one slow file must not k
 PROBE_COST = 10.0
 """A scan is probed again after so many times what a probe of it takes, or after `PROBE_PAUSE_SECONDS`."""
 PROBE_PAUSE_SECONDS = 5.0
+PROBE_COST_GROWING = 50.0
+"""Of files that are still written it is asked only, so many times what a probe takes apart, whether they will be a
+scan and how large, until that is known."""
 PROBE_COST_QUIET = 150.0
 """One of which a piece is missing is probed again without a change of its files, which only a link makes sense of;
 below 1 % of a core."""
@@ -55,10 +61,12 @@ class Intake:
         self._config = config
         self._engine = engine
         self._reader = reader
-        self._entrance = Entrance(config, engine, copies, messages)
+        self._bell = asyncio.Event()
+        self._entrance = Entrance(config, engine, copies, messages, self._bell.set)
         self._messages = messages
         self._references = References()
-        self._bell = asyncio.Event()
+        self._shared = os.path.realpath(config.storage.shared)
+        self._sweeping: asyncio.Task[None] | None = None
         self._pieces: dict[str, tuple[str, ...]] = {}  # held scan's path -> files it waits for
         self._stopping = threading.Event()
         self.sites = [self._site(root) for root in config.watch]
@@ -75,6 +83,7 @@ class Intake:
             rule=rule,
             options=root.read_options(self._config.formats),
             system=system,
+            in_place=os.path.commonpath([os.path.realpath(root.path), self._shared]) == self._shared,
             only=only,
         )
 
@@ -142,8 +151,10 @@ class Intake:
                     await self._messages.drop(listed.path)  # of what is foreign, `srctd why` shows it
             pause = min(pause, max(site.listing.seconds_to_next(time.monotonic()), SHORTEST_PAUSE_SECONDS))
         for path in [path for path in self.arrivals if path not in present]:
-            await self._entrance.vanished(path)
+            self._entrance.vanished(path)
             del self.arrivals[path]
+        if self._sweeping is None and all(site.listing.found for site in self.sites):
+            self._sweeping = asyncio.create_task(self._entrance.sweep(list(self.arrivals)))
         self._pieces = {path: pieces for path, pieces in self._pieces.items() if path in present}
         self.sites = [site for site in self.sites if not site.only or self._messages.about(site.only)]
         return pause
@@ -184,16 +195,20 @@ class Intake:
             arrival = Arrival(
                 listed=listed, root=site.root.path, first_seen_at=time.time(), changed_at=looked_at
             )
+            if site.follows:
+                arrival.settling = Settling(site.root.settle_seconds / 2)
             self.arrivals[path] = arrival
             log.info("scan.arriving", path=path)
         if arrival.see(listed, looked_at):
             self._entrance.changed(path)
         half = site.rule.settle_seconds / 2
         if arrival.quiet_seconds < half and arrival.probed is None:
+            await self._follow_copy(arrival, site)
             site.listing.look_again(listed, arrival.changed_at + half)
             return half - arrival.quiet_seconds
         wait = arrival.probe_allowed_at - time.monotonic()
         if arrival.probed is None and wait > 0:
+            await self._follow_copy(arrival, site)
             return wait
         return await self._judge(arrival, site)
 
@@ -211,12 +226,26 @@ class Intake:
             self._pieces[known.path] = wanted
         return bool(wanted) and len(await asyncio.to_thread(_missing, wanted)) < len(wanted)
 
+    # --- while it is written ------------------------------------------------------------------------------
+
+    async def _follow_copy(self, arrival: Arrival, site: Site) -> None:
+        """Copy what has settled of a scan that is still acquired; first see whether it will be a scan at all."""
+        looked_at = site.listing.looked_at(arrival.listed)
+        if not await asyncio.to_thread(arrival.settle, site.listing, looked_at):
+            return
+        now = time.monotonic()
+        if not (arrival.tomography and arrival.expected_bytes) and now >= arrival.look_allowed_at:
+            await self._probe(arrival, site)
+            arrival.look_allowed_at = now + (1 + PROBE_COST_GROWING) * (time.monotonic() - now)
+        if arrival.tomography:
+            self._entrance.follow(arrival)
+
     # --- judging ------------------------------------------------------------------------------------------
 
     async def _judge(self, arrival: Arrival, site: Site) -> float:
         now = time.monotonic()
         if arrival.probed is None or (arrival.probed.missing and now >= arrival.probe_again_at):
-            arrival.probed = await asyncio.to_thread(self._reader.probe, arrival.path, site.options)
+            arrival.probed = await self._probe(arrival, site)
             took = time.monotonic() - now
             arrival.probe_allowed_at = now + took + min(PROBE_COST * took, PROBE_PAUSE_SECONDS)
             arrival.probe_again_at = now + max(site.root.listing_seconds, PROBE_COST_QUIET * took)
@@ -234,13 +263,31 @@ class Intake:
             if await self._entrance.take_in(arrival, site):
                 await self._forget(arrival.path)
             return site.root.listing_seconds
-        if verdict.nothing_missing:
+        if verdict.state is State.FOREIGN:
+            self._entrance.vanished(arrival.path)
+        elif verdict.nothing_missing:
             await self._entrance.copy_ahead(arrival, site)
+        else:
+            await self._follow_copy(arrival, site)
         if not verdict.recheck_seconds:
             return site.root.listing_seconds
         wait = max(verdict.recheck_seconds - (time.monotonic() - now), SHORTEST_PAUSE_SECONDS)
         site.listing.look_again(arrival.listed, time.monotonic() + wait)
         return wait
+
+    async def _probe(self, arrival: Arrival, site: Site) -> Probe:
+        """Look into files, and note what that says of their copy."""
+        probed = await asyncio.to_thread(self._reader.probe, arrival.path, site.options)
+        # Nobody can read an HDF5 file that its writer has open and has not flushed.
+        arrival.tomography = not probed.foreign and (
+            probed.readable or await asyncio.to_thread(has_signature, arrival.path)
+        )
+        message = self._messages.about(arrival.path)
+        believed = completion.with_message(probed, message) if message else probed
+        announced = completion.expected_frames(believed, site.rule)
+        if announced is not None and probed.frames_found:
+            arrival.expected_bytes = arrival.bytes * announced.frames // probed.frames_found
+        return probed
 
     async def _forget(self, path: str) -> None:
         """The files at a path have entered as a scan."""

@@ -17,6 +17,7 @@ from srctd.core.scan import FileEntry, Manifest, Volume
 from srctd.results import Checked, Identified, Previewed, Published, Reconstructed, Registered, Synced
 from srctd.services import SOFTWARE, Work
 from srctd.taskfolder import read_parameters, stored
+from srctd.threads import at_storage
 
 
 async def register(work: Work) -> Registered:
@@ -42,13 +43,13 @@ async def publish(work: Work) -> Published:
     )
     site, acquired = _site(work), await _acquisition(work)
     record = folder / work.name("record", ".json")
-    await asyncio.to_thread(sync.write_atomic, record, datasets.record(site, acquired, made))
+    await at_storage(sync.write_atomic, record, datasets.record(site, acquired, made))
     files = (*made.files.files, await stored(_described, folder, record.name))
     made = msgspec.structs.replace(made, files=Manifest(folder=str(folder), files=files))
     objects = datasets.derived_documents(site, acquired, made)
     prefix = objects[0].key.removesuffix("dataset")
     posted = await _post(work, prefix, objects)
-    await asyncio.to_thread(sync.sweep, folder)
+    await at_storage(sync.sweep, folder)
     return Published(derived_pid=objects[0].dataset_pid, record=str(record), posted=posted)
 
 
@@ -79,7 +80,7 @@ def _site(work: Work) -> Site:
 
 
 async def _acquisition(work: Work) -> Acquisition:
-    proven = await asyncio.to_thread(sync.published, work.task_folder)
+    proven = await at_storage(sync.published, work.task_folder)
     if proven is None:
         raise StorageUnavailable(f"{work.task_folder} is not there: is shared storage mounted?")
     if not work.result(Step.SYNC, Synced).in_place:

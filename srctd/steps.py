@@ -16,7 +16,7 @@ import msgspec
 from srctd.adapters import sync
 from srctd.core import labels, plan, recipe
 from srctd.core.completion import State, Verdict
-from srctd.core.errors import ScanUnreadable, StorageUnavailable
+from srctd.core.errors import NoSpace, ScanUnreadable, StorageUnavailable
 from srctd.core.frames import FrameIndex, rebased
 from srctd.core.lifecycle import Scan, Step
 from srctd.core.messages import Job, PreviewJob, PreviewResult, RowsJob, RowsResult
@@ -27,6 +27,7 @@ from srctd.publishing import publish, register
 from srctd.results import Checked, Identified, Previewed, Reconstructed, Submitted, Synced
 from srctd.services import SOFTWARE, CatalogPort, Outcome, PoolPort, Work
 from srctd.taskfolder import owner_of, part_folder, read_parameters, stored, write_json
+from srctd.threads import at_storage
 
 HEALTH_SECONDS = 2.0
 
@@ -45,15 +46,12 @@ async def identify(work: Work) -> Identified:
 async def check(work: Work) -> Checked:
     """Read the header; refuse what cannot be reconstructed; make sure there is room for copy and volume."""
     header = await _labeled_header(work)
-    storage = work.services.config.storage
-    in_place = sync.inside(work.scan.path, storage.shared)
-    part = part_folder(work.services.config, work.scan.path, work.scan.id)
-    copied = in_place or bool(work.scan.leader)
-    to_copy = 0 if copied else work.scan.source.bytes - await asyncio.to_thread(_bytes_in, part)
-    needed = header.volume_bytes + max(0, to_copy)
-    await asyncio.to_thread(
-        work.services.storage.require, needed, storage.reserve_bytes, f"scan {work.scan.id}"
-    )
+    in_place = await at_storage(sync.inside, work.scan.path, work.services.config.storage.shared)
+    needed = header.volume_bytes
+    if not (in_place or work.scan.leader):
+        part = part_folder(work.services.config, work.scan.path, work.scan.id)
+        needed += await at_storage(sync.bytes_left, await work.services.manifest(work.scan.id), part)
+    await _require_room(work, needed)
     return Checked(header=header, in_place=in_place, bytes_needed=needed)
 
 
@@ -62,14 +60,15 @@ async def sync_input(work: Work) -> Synced:
     in_place = work.result(Step.CHECK, Checked).in_place or bool(work.scan.leader)
     final = work.task_folder
     part = part_folder(work.services.config, work.scan.path, work.scan.id)
-    proven = await asyncio.to_thread(sync.published, final)
+    proven = await at_storage(sync.published, final)
     if proven is None and in_place:
         proven = await _proven_in_place(work)
-        await asyncio.to_thread(sync.write_manifest, part, proven, None)
+        await at_storage(sync.write_manifest, part, proven, None)
     elif proven is None:
         manifest = await work.services.manifest(work.scan.id)
         proven = await work.services.copies.copy(work.scan.id, manifest, part)
-    await asyncio.to_thread(sync.publish, part, final)
+    await at_storage(sync.publish, part, final)
+    work.services.copies.owe(work.scan.id, 0)
     opened = proven if in_place else msgspec.structs.replace(proven, folder=str(final / "input"))
     return Synced(input=opened.main, in_place=in_place)
 
@@ -79,7 +78,7 @@ async def _proven_in_place(work: Work) -> Manifest:
     if not work.scan.leader:
         return await work.services.copies.digest_in_place(await work.services.manifest(work.scan.id))
     holder = work.task_folder.with_name(work.scan.leader_task)
-    proven = await asyncio.to_thread(sync.published, holder)
+    proven = await at_storage(sync.published, holder)
     if proven is None:
         raise StorageUnavailable(
             f"{work.scan.id} waits for {work.scan.leader}, whose copy of the files it reads"
@@ -191,6 +190,18 @@ STEPS: Mapping[Step, StepFunction] = {
 # --- parts ------------------------------------------------------------------------------------------------
 
 
+async def _require_room(work: Work, needed: int) -> None:
+    """Raise `NoSpace` unless there is room, for which scans that are still being acquired give theirs away."""
+    services, scan = work.services, work.scan.id
+    asked = (needed, services.config.storage.reserve_bytes, f"scan {scan}")
+    services.copies.owe(scan, needed)
+    try:
+        await at_storage(services.storage.require, *asked)
+    except NoSpace:
+        await services.copies.make_room()
+        await at_storage(services.storage.require, *asked)
+
+
 async def _labeled_header(work: Work) -> ScanHeader:
     """The header of the source, with what is known besides; holds a scan that is not finished."""
     scan = work.scan
@@ -228,7 +239,7 @@ async def _index(work: Work, opened: str) -> FrameIndex:
         incomplete=work.scan.partial,
         member=work.scan.member,
     )
-    base = opened if await asyncio.to_thread(os.path.isdir, opened) else os.path.dirname(opened)
+    base = opened if await at_storage(os.path.isdir, opened) else os.path.dirname(opened)
     return rebased(index, base, str(work.task_folder))
 
 
@@ -239,11 +250,6 @@ async def _reachable(catalog: CatalogPort) -> bool:
             return await asyncio.to_thread(catalog.health)
     except TimeoutError:
         return False
-
-
-def _bytes_in(folder: Path) -> int:
-    """Bytes of a copy that was made ahead; 0 if there is none."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _finish_output(part: Path, output: Path) -> tuple[str, int]:

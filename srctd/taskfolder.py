@@ -1,6 +1,5 @@
 """A scan's folder on shared storage: whose it is, where it lies, and how its files are read and written."""
 
-import asyncio
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from srctd.core.lifecycle import Scan, Step
 from srctd.core.recipe import ParameterFile
 from srctd.core.scan import Owner
 from srctd.results import Identified
+from srctd.threads import at_storage
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ async def read_parameters(path: Path) -> ParameterFile:
 async def stored(function: Callable[..., T], *args: object) -> T:
     """Run work on shared storage in a thread; its errors are those of storage."""
     try:
-        return await asyncio.to_thread(function, *args)
+        return await at_storage(function, *args)
     except OSError as exc:
         raise sync.storage_error(exc, f"{exc.filename or 'shared storage'} cannot be used") from exc
 
@@ -72,4 +72,4 @@ async def stored(function: Callable[..., T], *args: object) -> T:
 async def write_json(path: Path, content: msgspec.Struct) -> None:
     """Write a file for programs and people; it appears whole."""
     text = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
-    await asyncio.to_thread(sync.write_atomic, path, text)
+    await at_storage(sync.write_atomic, path, text)

@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import xxhash
@@ -198,6 +198,19 @@ class Listing:
         return Manifest(
             folder=listed.folder, files=tuple(entries), opened=listed.path[len(listed.folder) + 1 :]
         )
+
+    def entries(self, listed: Listed) -> tuple[FileEntry, ...]:
+        """The files of a group as they were when it was listed; none where the names had been forgotten."""
+        for found in self._in.get(self._owner(listed.folder), ()):
+            if found.path == listed.path and self.groups.get(listed.path) == listed:
+                names = {folder: self._folders[folder].files or {} for folder in listed.folders}
+                return _entries(found, names) if all(names.values()) else ()
+        return ()
+
+    @property
+    def found(self) -> bool:
+        """Whether the root itself was there at the last look."""
+        return self._top in self._folders
 
     # --- when ---------------------------------------------------------------------------------------------
 
@@ -417,12 +430,7 @@ def _signature(files: dict[str, Stat]) -> bytes:
 
 
 def _listed(found: Group, names: dict[str, dict[str, Stat]]) -> Listed:
-    skip = len(found.folder) + 1
-    entries = []
-    for folder, name in found.members:
-        stat = names[folder][name]
-        path = f"{folder}/{name}"[skip:]
-        entries.append(FileEntry(path=path, size=stat.size, mtime_ns=stat.mtime_ns))
+    entries = _entries(found, names)
     return Listed(
         path=found.path,
         folder=found.folder,
@@ -432,3 +440,14 @@ def _listed(found: Group, names: dict[str, dict[str, Stat]]) -> Listed:
         newest_ns=max((entry.mtime_ns for entry in entries), default=0),
         fingerprint=fingerprint(entries),
     )
+
+
+def _entries(found: Group, names: Mapping[str, Mapping[str, Stat]]) -> tuple[FileEntry, ...]:
+    """The files of a group, by names that count from its folder."""
+    skip = len(found.folder) + 1
+    entries = []
+    for folder, name in found.members:
+        stat = names[folder][name]
+        path = f"{folder}/{name}"[skip:]
+        entries.append(FileEntry(path=path, size=stat.size, mtime_ns=stat.mtime_ns))
+    return tuple(entries)

@@ -33,6 +33,7 @@ import structlog
 from srctd.config import WatchSection
 from srctd.core.errors import StorageUnavailable
 from srctd.core.pace import Bucket, Disk, Load, filled, observed, seconds_until
+from srctd.threads import at_storage
 
 log = structlog.get_logger()
 
@@ -377,7 +378,7 @@ class Paces:
         `urgent`: the scan is complete; it goes before those that are still being acquired.
         """
         root = self._root(path)
-        name, device, own_writes = await asyncio.to_thread(_locate, root.top, self._shared)
+        name, device, own_writes = await at_storage(_locate, root.top, self._shared)
         if name not in self._disks:
             self._disks[name] = _Disk(name, device, self._places)
         root.disk = self._disks[name]

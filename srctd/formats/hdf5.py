@@ -114,6 +114,17 @@ def open_for_writing(path: str) -> bool | None:
     return None if flags is None else flags & _WRITING == _WRITING
 
 
+def has_signature(path: str) -> bool:
+    """Whether a file begins as HDF5 does; true already while its writer has it open and nobody can read it."""
+    if not os.path.isfile(path):
+        return False
+    try:
+        with Path(path).open("rb") as raw:
+            return raw.read(len(_SIGNATURE)) == _SIGNATURE
+    except OSError:
+        return False
+
+
 def _written_for_readers(path: str) -> bool:
     """Whether the file is, or was when its writer died, open in HDF5's mode of one writer and many readers."""
     wanted = _WRITING | _SWMR
