@@ -279,4 +279,31 @@ def _content(manifest: Manifest, started: str) -> str:
     return content_digest(files, started)
 
 
-def _in_short(manifes
+def _in_short(manifest: Manifest, listed: Listed) -> SourceFiles:
+    return SourceFiles(
+        folder=manifest.folder,
+        opened=manifest.opened,
+        files=len(manifest.files),
+        bytes=manifest.size,
+        fingerprint=listed.fingerprint,
+    )
+
+
+def _manifest(listing: Listing, arrival: Arrival) -> Manifest | None:
+    """The files as they are now; None if they are not as they were judged.
+
+    Referenced files below the scan's folder belong to the scan and are copied with it; others stay where they
+    are and are reached by the absolute path that the file names.
+    """
+    manifest = listing.manifest(arrival.listed)
+    if manifest is None:
+        return None
+    files = {file.path: file for file in manifest.files}
+    for path in arrival.probed.references if arrival.probed else ():
+        relative = os.path.relpath(path, manifest.folder)
+        if relative.startswith("..") or relative in files or not _is_text(relative):
+            continue
+        with suppress(OSError):
+            stat = os.stat(path)
+            files[relative] = FileEntry(path=relative, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
+    return msgspec.structs.replace(manifest, files=tuple(files.values()))
