@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import structlog
 
+from srctd.adapters import sync
 from srctd.core import retry
 from srctd.core.errors import JournalError, SrctdError, TransientError
 from srctd.core.lifecycle import (
@@ -222,18 +223,22 @@ class Engine:
     async def _outcome(self, scan_id: str, step: Step, began: float) -> StepDone | StepFailed:
         scan = self.scans[scan_id]
         limit = self._timeouts[step]
+        deadline = asyncio.timeout(limit)
         try:
-            async with asyncio.timeout(limit):
+            async with deadline:
                 result = await self._steps[step](Work(scan=scan, services=self._services))
         except JournalError:
             raise
         except SrctdError as exc:
             return self._failed(scan, step, exc, exc.sentence)
-        except TimeoutError:
-            late = TransientError(f"{step} of {scan_id} did not end within {limit:g} s")
-            return self._failed(scan, step, late, late.sentence)
-        except Exception as exc:  # a bug in a step holds this one scan, the daemon lives on
-            log.exception("step.bug")
+        except Exception as exc:
+            if deadline.expired():
+                late = TransientError(f"{step} of {scan_id} did not end within {limit:g} s")
+                return self._failed(scan, step, late, late.sentence)
+            if isinstance(exc, OSError) and exc.errno is not None:  # a file system's word is no bug
+                told = sync.storage_error(exc, f"{exc.filename or scan.path} cannot be used in {step}")
+                return self._failed(scan, step, told, told.sentence)
+            log.exception("step.bug")  # it holds this one scan, the daemon lives on
             return self._failed(scan, step, exc, f"internal error in {step}: {type(exc).__name__}: {exc}")
         seconds = time.monotonic() - began
         log.info("step.done", seconds=round(seconds, 3))
