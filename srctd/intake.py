@@ -215,11 +215,12 @@ class Intake:
 
     async def _judge(self, arrival: Arrival, site: Site) -> float:
         now = time.monotonic()
-        if arrival.probed is None or (arrival.probed.missing and now >= arrival.probe_again_at):
+        if arrival.probed is None or (arrival.probed.may_change and now >= arrival.probe_again_at):
             arrival.probed = await asyncio.to_thread(self._reader.probe, arrival.path, site.options)
             took = time.monotonic() - now
             arrival.probe_allowed_at = now + took + min(PROBE_COST * took, PROBE_PAUSE_SECONDS)
-            arrival.probe_again_at = now + max(site.root.listing_seconds, PROBE_COST_QUIET * took)
+            cost = PROBE_COST if arrival.probed.unreachable else PROBE_COST_QUIET
+            arrival.probe_again_at = now + max(site.root.listing_seconds, cost * took)
         probed = arrival.probed
         if probed.references:
             far = await asyncio.to_thread(self._references.quiet_of, probed.references, now)

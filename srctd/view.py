@@ -177,6 +177,8 @@ def _waits_for(arrival: Arrival, verdict: Verdict) -> list[str]:
     """What a scan without a final verdict waits for, and what a person may do."""
     if verdict.state is State.FOREIGN:
         return ["It is looked at again when it changes."]
+    if arrival.probed is not None and arrival.probed.unreachable:
+        return ["It is looked at again and again until the files can be read; till then no verdict is final."]
     quiet = f"Nothing changed for {arrival.quiet_seconds:.0f} s"
     left = max(0.0, verdict.needed_seconds - arrival.quiet_seconds)
     if verdict.nothing_missing:
