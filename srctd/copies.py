@@ -82,6 +82,7 @@ class Copies:
             await asyncio.wait([before])
         async with self._places:
             await asyncio.to_thread(self._storage.require, manifest.size, self._reserve, manifest.main)
+            await asyncio.to_thread(self._storage.make_account, part.parent.name)
             return await _interruptible(sync.copy, manifest, part)
 
 

@@ -62,6 +62,7 @@ async def sync_input(work: Work) -> Synced:
     in_place = work.result(Step.CHECK, Checked).in_place or bool(work.scan.leader)
     final = work.task_folder
     part = part_folder(work.services.config, work.scan.path, work.scan.id)
+    await asyncio.to_thread(work.services.storage.make_account, final.parent.name)
     proven = await asyncio.to_thread(sync.published, final)
     if proven is None and in_place:
         proven = await _proven_in_place(work)
@@ -143,7 +144,7 @@ async def reconstruct(work: Work) -> Reconstructed:
     output = work.task_folder / work.name("output")
     parameters = await read_parameters(work.parameter_file)
     part = output.with_name(f".{output.name}.part-{parameters.digest()}")
-    await stored(sync.make_folder, part)
+    await stored(sync.make_folder, part, work.task_folder)
     target = {"scan": work.scan.id, "parameters": str(work.parameter_file), "output": str(part)}
     jobs = [RowsJob(**target, first=first, end=end) for first, end in parameters.shards]
     outcomes = await _run_all(work.services.pool, jobs)

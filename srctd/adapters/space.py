@@ -1,9 +1,10 @@
 """Free space on a file system, asked before anything is written."""
 
+import errno
 import os
 import uuid
 
-from srctd.core.errors import NoSpace, NotPermitted, StorageUnavailable
+from srctd.core.errors import NoSpace, NotPermitted, SrctdError, StorageUnavailable
 
 
 def free_bytes(path: str | os.PathLike[str]) -> int:
@@ -83,6 +84,26 @@ class SharedStorage:
         self._require_marker()
         require(self.path, needed, reserve, what)
 
+    def make_account(self, account: str) -> None:
+        """Make an account's folder, unless it is there; raises as `require` does, and `NoSpace`.
+
+        It is made in the very file system in which the marker was found, whatever is mounted at its path meanwhile.
+        """
+        self._require_marker()
+        try:
+            top = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                if not os.access(self.MARKER, os.F_OK, dir_fd=top):
+                    raise self._gone(f"has no marker {self.MARKER} of this daemon")
+                os.mkdir(account, dir_fd=top)
+                os.fsync(top)
+            finally:
+                os.close(top)
+        except FileExistsError:
+            pass
+        except OSError as exc:
+            raise _write_error(os.path.join(self.path, account), exc) from exc
+
     def _require_marker(self) -> None:
         if not os.path.isdir(self.path):
             raise self._gone("is not there")
@@ -108,8 +129,10 @@ def _text_of(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
             return file.read().strip()
-    except OSError:
+    except FileNotFoundError:
         return ""
+    except OSError as exc:  # not the same as that there is none: another one would be written over it
+        raise StorageUnavailable(f"{path} cannot be read: {exc.strerror}", hint="check the mount") from exc
 
 
 def _write_text(path: str, text: str) -> None:
@@ -120,7 +143,13 @@ def _write_text(path: str, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(growing, path)
-    except PermissionError as exc:
-        raise NotPermitted(f"{path} cannot be written", hint="let the daemon's user write there") from exc
     except OSError as exc:
-        raise StorageUnavailable(f"{path} cannot be written: {exc.strerror}") from exc
+        raise _write_error(path, exc) from exc
+
+
+def _write_error(path: str, exc: OSError) -> SrctdError:
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"{path} cannot be written: {exc.strerror}", hint="make room there")
+    if isinstance(exc, PermissionError):
+        return NotPermitted(f"{path} cannot be written", hint="let the daemon's user write there")
+    return StorageUnavailable(f"{path} cannot be written: {exc.strerror}", hint="check the mount")

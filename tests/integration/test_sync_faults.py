@@ -192,6 +192,8 @@ COPYING = KILLED + textwrap.dedent(
     """
     files = msgspec.json.decode(sys.argv[4], type=list[FileEntry])
     part, final = Path(target, ".scan.part"), Path(target, "scan")
+    part.parent.mkdir(exist_ok=True)
+    points = 0
     options = sync.CopyOptions(pace=SimpleNamespace(take=point))
     sync.copy(Manifest(folder=sys.argv[3], files=tuple(files)), part, options)
     sync.publish(part, final)

@@ -44,7 +44,9 @@ def source(tmp_path):
 
 @pytest.fixture
 def part(tmp_path):
-    return tmp_path / "shared" / "account" / ".scan.part"
+    account = tmp_path / "shared" / "account"
+    account.mkdir(parents=True)
+    return account / ".scan.part"
 
 
 class Telling:
@@ -63,6 +65,17 @@ def tree(folder: Path) -> list[str]:
 
 
 # --- copying ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_above_a_copy_is_never_made(source: Path, part: Path) -> None:
+    """A missing account folder is that of a file system that is not mounted."""
+    wanted = Manifest(folder=str(source), files=(a_file(source, "a", b"1"),))
+    part.parent.rmdir()
+    with pytest.raises(StorageUnavailable, match="account cannot be written: No such file"):
+        sync.copy(wanted, part)
+    with pytest.raises(StorageUnavailable, match="account cannot be written: No such file"):
+        sync.copy_settled(wanted, {"a": 1}, part)
+    assert not part.parent.exists()
 
 
 def test_a_copy_is_equal_and_proven(source, part):

@@ -22,7 +22,7 @@ def write_manifest(part: Path, manifest: Manifest, prefix: str | None) -> None:
     """
     before = f"{manifest.folder}/" if prefix is None else prefix
     lines = "".join(f"{file.digest}  {before}{file.path}\n" for file in manifest.files)
-    make_folder(part)
+    make_folder(part, top=part.parent)
     write_atomic(part / CHECKSUMS, lines.encode())
     write_atomic(part / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
 

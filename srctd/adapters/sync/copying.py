@@ -30,7 +30,7 @@ def copy_settled(
     """
     closed = tuple(file for file in seen.files if settled.get(file.path) == file.size)
     folder = part / INPUT
-    make_folder(folder)
+    make_folder(folder, top=part.parent)
     checked_names(seen.folder, closed)
     earlier = read_progress(part)
     with writing(part), (part / PROGRESS).open("ab") as notes:
@@ -38,7 +38,7 @@ def copy_settled(
         for file in closed:
             noted = earlier.get(file.path)
             if noted is None or (noted.size, noted.mtime_ns) != (file.size, file.mtime_ns):
-                entry = _copied(seen.folder, file, folder / file.path, options)
+                entry = _copied(seen.folder, file, folder, options)
                 notes.write(msgspec.json.encode(entry) + b"\n")
                 notes.flush()
 
@@ -62,7 +62,7 @@ def copy(wanted: Manifest, part: Path, options: CopyOptions = PLAIN) -> Manifest
     folder, source, files = part / INPUT, wanted.folder, wanted.files
     names = checked_names(source, files)
     try:
-        make_folder(folder)
+        make_folder(folder, top=part.parent)
         earlier = read_progress(part)
         with writing(part), (part / PROGRESS).open("ab") as notes:
             notes.write(b"\n")  # ends a line that was cut short
@@ -70,7 +70,7 @@ def copy(wanted: Manifest, part: Path, options: CopyOptions = PLAIN) -> Manifest
             for file in files:
                 entry = _kept(source, file, earlier.get(file.path), folder, options)
                 if entry is None:
-                    entry = _copied(source, file, folder / file.path, options)
+                    entry = _copied(source, file, folder, options)
                     notes.write(msgspec.json.encode(entry) + b"\n")
                     notes.flush()
                 proven.append(entry)
@@ -117,9 +117,9 @@ def _kept(
     return noted
 
 
-def _copied(source: str, file: FileEntry, target: Path, options: CopyOptions) -> FileEntry:
-    path = f"{source}/{file.path}"
-    make_folder(target.parent)
+def _copied(source: str, file: FileEntry, folder: Path, options: CopyOptions) -> FileEntry:
+    path, target = f"{source}/{file.path}", folder / file.path
+    make_folder(target.parent, top=folder)
     digest = xxhash.xxh3_128()
     with opened(source, file.path) as original, writing(target), created(target, os.O_TRUNC) as copied:
         check_unchanged(original, path, file)
