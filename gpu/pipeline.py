@@ -155,7 +155,7 @@ class _Stream:
 
     def run(self, writer: ShardWriter, job: RowsJob, heights: memory.Heights, checkpoint: Checkpoint) -> None:
         n = self._transform.n_columns
-        self._out = [page_aligned((heights.slab, n, n)) for _ in range(2)]
+        self._out = [page_aligned((heights.slab, n, n), np.float32) for _ in range(2)]
         written: Future[None] | None = None
         with ThreadPoolExecutor(1, "read") as reading, ThreadPoolExecutor(1, "write") as writing:
             starts = range(job.first, job.end, heights.block)

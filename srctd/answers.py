@@ -10,19 +10,19 @@ from typing import Annotated, Any
 import msgspec
 
 from srctd import view
-from srctd.adapters import space, sync
+from srctd.adapters import sync
 from srctd.adapters.control import BadRequest
 from srctd.adapters.listing import wanted_names
 from srctd.adapters.pool import Pool
 from srctd.config import Config, WatchSection
 from srctd.core.completion import Message
-from srctd.core.errors import SrctdError
 from srctd.core.grouping import frame_name, scan_folder, temporary
 from srctd.core.layouts import ROLE_FOLDER
 from srctd.core.lifecycle import Released, Scan, Status, Step, affected
 from srctd.core.recipe import parse_setting
 from srctd.engine import Engine
 from srctd.intake import Intake
+from srctd.spacewatch import SpaceWatch
 
 STATUS_SCANS = 50
 
@@ -52,13 +52,22 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 class Answers:
     """Reads what the daemon holds in memory, so that a status waits for nothing."""
 
-    def __init__(self, config: Config, engine: Engine, intake: Intake, pool: Pool, catalog_url: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        engine: Engine,
+        intake: Intake,
+        pool: Pool,
+        disks: SpaceWatch,
+        catalog_url: str,
+    ) -> None:
         self.outbox_waiting = 0
         """Documents that the catalogue has not got yet; kept up to date by the daemon."""
         self._config = config
         self._engine = engine
         self._intake = intake
         self._pool = pool
+        self._disks = disks
         self._catalog_url = catalog_url
         self._started_at = time.time()
         self._commands: Mapping[str, Callable[[Request], Awaitable[Answer]]] = {
@@ -110,10 +119,8 @@ class Answers:
                 "url": self._catalog_url,
                 "waiting": self.outbox_waiting,
             },
-            "storage": {
-                "path": self._config.storage.shared,
-                "free_bytes": _free(self._config.storage.shared),
-            },
+            "storage": {"path": self._config.storage.shared, "free_bytes": self._disks.shared_free},
+            "disks": self._disks.disks(),
         }
 
     async def _scan(self, request: Request) -> Answer:
@@ -207,10 +214,3 @@ def _scan_meant(path: str, root: WatchSection, top: str) -> str:
 
 def _is_called(path: str, name: str) -> bool:
     return name in (path, os.path.basename(path), Path(path).stem)
-
-
-def _free(path: str) -> int | None:
-    try:
-        return space.free_bytes(path)
-    except SrctdError:
-        return None

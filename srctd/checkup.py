@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from srctd.adapters import space
 from srctd.config import Config, WatchSection, load_recipes, read_secret
 from srctd.core.endpoints import require_local
+from srctd.core.space import Grade
 from srctd.daemon import local_workers
 from srctd.formats.layouts import load_layouts
 from srctd.formats.tagtables import load_tables
@@ -32,6 +33,7 @@ def findings(config: Config) -> Iterator[Finding]:
         free = space.free_bytes(config.storage.shared) / 1e9
         reserve = config.storage.reserve_gigabytes
         yield Finding(free > reserve, f"  {free:.1f} GB free there, {reserve:g} GB are kept free")
+        yield from _space(config, free)
     yield from _people(config)
     workers, threads = local_workers(config)
     yield Finding(
@@ -45,6 +47,14 @@ def findings(config: Config) -> Iterator[Finding]:
     )
     yield Finding(True, f"reads logs by {len(tables)} tables of tags, stacks by {len(layouts)} layouts")
     yield _catalog(config)
+
+
+def _space(config: Config, free_gigabytes: float) -> Iterator[Finding]:
+    """What is done as shared storage fills up."""
+    thresholds = config.space.thresholds
+    for grade in Grade:
+        if limit := thresholds.of(grade) / 1e9:
+            yield Finding(free_gigabytes >= limit, f"  below {limit:g} GB free: {grade.sentence}")
 
 
 def _rule(root: WatchSection) -> str:

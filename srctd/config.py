@@ -4,6 +4,7 @@ Reading it touches nothing but the file itself. Every adapter is given its own s
 """
 
 import difflib
+import itertools
 import math
 import os
 import re
@@ -18,6 +19,7 @@ from srctd.core.errors import ConfigError
 from srctd.core.lifecycle import Step
 from srctd.core.recipe import Recipe
 from srctd.core.scan import ReadBack
+from srctd.core.space import Thresholds
 from srctd.toml import etc_folder, read_toml
 
 if TYPE_CHECKING:
@@ -176,6 +178,15 @@ class SpaceSection(Section, frozen=True, kw_only=True):
     """Reconstructions wait, previews are made."""
     stop_below_gigabytes: float = 0.0
     """Nothing new is copied."""
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The same in bytes."""
+        return Thresholds(
+            sixteen_bit=int(self.sixteen_bit_below_gigabytes * 1e9),
+            previews_only=int(self.previews_only_below_gigabytes * 1e9),
+            stop=int(self.stop_below_gigabytes * 1e9),
+        )
 
 
 class RetentionSection(Section, frozen=True, kw_only=True):
@@ -374,6 +385,7 @@ def _check_values(path: str, config: Config) -> None:
         raise ConfigError(f"{path}: watch is empty", hint="name at least one folder: [[watch]] path = ...")
     _check_roots(path, config)
     _positive(path, config)
+    _check_space(path, config.space)
     for i, root in enumerate(config.watch):
         _check_evidence(f"{path}: watch[{i}]", root)
     for i, rule in enumerate(config.accounts):
@@ -382,6 +394,24 @@ def _check_values(path: str, config: Config) -> None:
     for endpoint in endpoints:
         if endpoints.count(endpoint) > 1:
             raise ConfigError(f"{path}: endpoint {endpoint!r} is given twice", hint="each needs its own")
+
+
+def _check_space(path: str, section: SpaceSection) -> None:
+    """What fills up further has a lower threshold; those that are 0 do not count."""
+    named = {
+        name: getattr(section, name)
+        for name in ("sixteen_bit_below_gigabytes", "previews_only_below_gigabytes", "stop_below_gigabytes")
+    }
+    for name, value in named.items():
+        if not 0 <= value < math.inf:
+            raise ConfigError(f"{path}: space.{name} = {value} is no amount of space")
+    used = [(name, value) for name, value in named.items() if value]
+    for (name, value), (after, lower) in itertools.pairwise(used):
+        if lower > value:
+            raise ConfigError(
+                f"{path}: space.{after} = {lower:g} is more than space.{name} = {value:g}",
+                hint="as space runs out, less is done: each threshold is at most the one before",
+            )
 
 
 def _check_evidence(where: str, root: WatchSection) -> None:

@@ -81,7 +81,9 @@ class Copies:
         if before is not None:  # two copies must not write into one folder
             await asyncio.wait([before])
         async with self._places:
-            await asyncio.to_thread(self._storage.require, manifest.size, self._reserve, manifest.main)
+            await asyncio.to_thread(
+                self._storage.require_for_copy, manifest.size, self._reserve, manifest.main
+            )
             await asyncio.to_thread(self._storage.make_account, part.parent.name)
             return await _interruptible(sync.copy, manifest, part)
 

@@ -38,7 +38,10 @@ from srctd.formats.layouts import load_layouts
 from srctd.formats.tagtables import load_tables
 from srctd.intake import Intake
 from srctd.messages import Messages
+from srctd.releases import Releases
+from srctd.room import Room
 from srctd.services import Services
+from srctd.spacewatch import SpaceWatch
 from srctd.taskfolder import part_folder
 
 log = structlog.get_logger()
@@ -97,7 +100,8 @@ class Daemon:
         )
         self._catalog_url = _embedded_url(config) if config.catalog.embedded else config.catalog.url
         reserve = config.storage.reserve_bytes
-        storage = SharedStorage(config.storage.shared, str(state / "storage"))
+        storage = SharedStorage(config.storage.shared, str(state / "storage"), config.space.thresholds)
+        room = Room(config, storage, lambda: self.engine.scans.values())
         copies = Copies(config.daemon.copies_at_once, storage, reserve)
         # A mistake in a table is named now, not at the first scan that needs it.
         load_tables(config.formats.tags_directory)
@@ -110,6 +114,7 @@ class Daemon:
             outbox=Outbox(self.journal, self._thread),
             reader=self._reader,
             storage=storage,
+            room=room,
             copies=copies,
             manifest=self._manifest,
         )
@@ -117,7 +122,9 @@ class Daemon:
         self.engine = Engine(self.journal, self._thread, services, timeouts, self.control.publish)
         messages = Messages(self.journal, self._thread)
         self.intake = Intake(config, self.engine, self._reader, copies, messages)
-        self.answers = Answers(config, self.engine, self.intake, self.pool, self._catalog_url)
+        self.disks = SpaceWatch(storage, _other_places(config), self.control.publish)
+        self._releases = Releases(self.engine, room, self.disks)
+        self.answers = Answers(config, self.engine, self.intake, self.pool, self.disks, self._catalog_url)
 
     async def run(self) -> None:
         """Serve until a signal; raises what ends the process."""
@@ -142,6 +149,8 @@ class Daemon:
                         "children": self._children.run_forever(self._child_specs()),
                         "service": self._tell_systemd(),
                         "outbox": self._count_outbox(),
+                        "space": self.disks.run_forever(),
+                        "releases": self._releases.run_forever(),
                     }.items()
                 ]
                 intake = group.create_task(self.intake.run_forever(), name="intake")
@@ -285,6 +294,12 @@ def _make_folder(path: Path, key: str) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise ConfigError(f"{key} = {str(path)!r} cannot be made: {exc.strerror}") from exc
+
+
+def _other_places(config: Config) -> dict[str, str]:
+    """Folders besides shared storage whose disks must not fill up."""
+    roots = {root.path: "detector" for root in config.watch}
+    return {**roots, config.daemon.state_directory: "state"}
 
 
 def _embedded_url(config: Config) -> str:

@@ -17,7 +17,7 @@ import structlog
 
 from srctd.adapters import sync
 from srctd.core import retry
-from srctd.core.errors import JournalError, SrctdError, TransientError
+from srctd.core.errors import JournalError, NoSpace, SrctdError, TransientError
 from srctd.core.lifecycle import (
     AnyEvent,
     Command,
@@ -252,7 +252,12 @@ class Engine:
         retry_in = None if retry_at is None else round(retry_at - now, 1)
         log.warning("step.failed", reason=sentence, retry_in_seconds=retry_in, held=retry_at is None)
         return StepFailed(
-            scan=scan.id, step=step, reason=sentence, retry_at=retry_at, cause=type(error).__name__
+            scan=scan.id,
+            step=step,
+            reason=sentence,
+            retry_at=retry_at,
+            cause=type(error).__name__,
+            needs_bytes=error.needs if isinstance(error, NoSpace) else 0,
         )
 
 

@@ -20,6 +20,9 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
     header: ScanHeader
     in_place: bool
     bytes_needed: int
+    """Of copy and volume."""
+    bytes_to_copy: int = 0
+    """Of the copy alone."""
 
 
 class Synced(msgspec.Struct, frozen=True, kw_only=True):

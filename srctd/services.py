@@ -17,6 +17,7 @@ from srctd.core.messages import Job
 from srctd.core.recipe import Recipe
 from srctd.core.scan import Manifest
 from srctd.formats.isolated import IsolatedReader
+from srctd.room import Room
 from srctd.taskfolder import task_folder
 
 SOFTWARE = f"srctd {__version__}"
@@ -79,6 +80,7 @@ class Services:
     outbox: OutboxPort
     reader: IsolatedReader
     storage: SharedStorage
+    room: Room
     copies: Copies
     manifest: Callable[[str], Awaitable[Manifest]]
     """The files of a scan, by its identifier."""

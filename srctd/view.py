@@ -70,8 +70,7 @@ def why(scan: Scan, jobs: ScanJobs) -> list[str]:
     for step in Step:
         state = scan.step(step)
         if state.status is Status.HELD:
-            again = "" if "srctd retry" in state.reason else f" `srctd retry {scan.id}` tries it again."
-            sentences.append(f"{step}: held. {state.reason}.{again}")
+            sentences.append(f"{step}: held. {state.reason}.{_what_next(scan, step)}")
         elif state.status is Status.RETRYING:
             wait = max(0.0, (state.retry_at or 0.0) - time.time())
             sentences.append(f"{step}: failed {state.attempts} times, again in {wait:.0f} s. {state.reason}.")
@@ -84,6 +83,14 @@ def why(scan: Scan, jobs: ScanJobs) -> list[str]:
     if scan.done:
         sentences.append("Every step is done.")
     return sentences
+
+
+def _what_next(scan: Scan, step: Step) -> str:
+    """How a held step goes on."""
+    state = scan.step(step)
+    if scan.lacks_space is step:
+        return f" It goes on by itself when {_bytes(state.needs_bytes)} are free."
+    return "" if "srctd retry" in state.reason else f" `srctd retry {scan.id}` tries it again."
 
 
 def _elsewhere(scan: Scan) -> list[str]:
@@ -228,7 +235,12 @@ def _results(scan: Scan) -> dict[str, Any]:
                 "center_confidence": shown.preview.center_confidence,
             }
         if built := result(Step.RECONSTRUCT, Reconstructed):
-            found |= {"volume": os.path.join(folder, built.volume.path), "shape": built.volume.shape}
+            found |= {
+                "volume": os.path.join(folder, built.volume.path),
+                "shape": built.volume.shape,
+                "dtype": built.volume.dtype,
+                "clipped_fraction": built.volume.clipped_fraction,
+            }
     if registered := result(Step.REGISTER, Registered):
         found["raw_pid"] = registered.raw_pid
     if published := result(Step.PUBLISH, Published):

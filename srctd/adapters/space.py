@@ -3,33 +3,58 @@
 import errno
 import os
 import uuid
+from typing import NamedTuple
 
 from srctd.core.errors import NoSpace, NotPermitted, SrctdError, StorageUnavailable
+from srctd.core.space import Grade, Thresholds, gigabytes, grade, with_margin
+
+
+class Measured(NamedTuple):
+    """A file system at a moment."""
+
+    device: int
+    """By which two paths on one file system are known."""
+    free: int
+    """Bytes that the daemon may still write."""
+    total: int
+    """Bytes."""
+
+
+def measure(path: str | os.PathLike[str]) -> Measured:
+    """What is free below `path`; of its nearest parent, where it does not exist yet.
+
+    It may take for ever where a server does not answer. Raises `NotPermitted`, `StorageUnavailable`.
+    """
+    there = _existing(path)
+    try:
+        stat = os.statvfs(there)
+        device = os.stat(there).st_dev
+    except OSError as exc:
+        raise StorageUnavailable(f"{there}: {exc.strerror}", hint="check the mount") from exc
+    return Measured(device, stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize)
 
 
 def free_bytes(path: str | os.PathLike[str]) -> int:
-    """Bytes that the daemon may still write below `path`; of its nearest parent, where it does not exist yet.
-
-    Raises `NotPermitted`, `StorageUnavailable`.
-    """
-    stat = os.statvfs(_existing(path))
-    return stat.f_bavail * stat.f_frsize
+    """Bytes that the daemon may still write below `path`; raises as `measure` does."""
+    return measure(path).free
 
 
-def require(path: str | os.PathLike[str], needed: int, reserve: int, what: str) -> None:
+def require(path: str | os.PathLike[str], needed: int, reserve: int, what: str, promised: int = 0) -> None:
     """Raise `NoSpace` unless `needed` bytes fit below `path` and `reserve` bytes stay free after that.
 
-    `what` begins the sentence: what the space is needed for.
+    `what` begins the sentence: what the space is needed for. `promised`: what others will still write there.
     """
     free = free_bytes(path)
-    lacking = needed + reserve - free
+    lacking = needed + reserve + promised - free
     if lacking <= 0:
         return
     mount = _mount(_existing(path))
+    others = f", {gigabytes(promised)} of that are for scans before it," if promised else ""
     raise NoSpace(
-        f"{what} needs {_gigabytes(needed)} on {mount}, where {_gigabytes(free)} are free"
-        f" and {_gigabytes(reserve)} must stay free",
-        hint=f"make {_gigabytes(lacking)} more room on {mount}, then release the scan",
+        f"{what} needs {gigabytes(needed)} on {mount}, where {gigabytes(free)} are free{others}"
+        f" and {gigabytes(reserve)} must stay free",
+        hint=f"make {gigabytes(lacking)} more room on {mount}; it then goes on by itself",
+        needs=with_margin(needed + reserve),
     )
 
 
@@ -59,11 +84,6 @@ def _mount(path: str) -> str:
     return path
 
 
-def _gigabytes(count: int) -> str:
-    """`12.3 GB`; three more digits below one gigabyte."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e9:.4f} GB"
-
-
 class SharedStorage:
     """Shared storage that may be gone while its mount point is still there.
 
@@ -74,15 +94,58 @@ class SharedStorage:
 
     MARKER = ".srctd-storage"
 
-    def __init__(self, path: str, note: str) -> None:
+    def __init__(self, path: str, note: str, thresholds: Thresholds | None = None) -> None:
         """`note`: the file in the state directory that says which marker belongs to `path`."""
         self.path = path
+        self.thresholds = thresholds or Thresholds()
+        self.grade = Grade.FULL
+        """What may be done, by what was free when it was last asked."""
         self._note = note
 
-    def require(self, needed: int, reserve: int, what: str) -> None:
+    def require(self, needed: int, reserve: int, what: str, promised: int = 0) -> None:
         """As `space.require`, on this storage; raises `StorageUnavailable` as well where it is not there."""
         self._require_marker()
-        require(self.path, needed, reserve, what)
+        require(self.path, needed, reserve, what, promised)
+
+    def require_for_copy(self, needed: int, reserve: int, what: str) -> None:
+        """The same for something new, of which nothing is taken any more once storage is almost full."""
+        self.require_grade_below(Grade.STOP, what, needed + reserve)
+        self.require(needed, reserve, what)
+
+    def require_grade_below(self, limit: Grade, what: str, needed: int) -> Measured:
+        """What is free; raises `NoSpace` if so little that as little is done as at a grade, or less.
+
+        `needed`: bytes that will have to be free besides.
+        """
+        measured = self.measure()
+        if self.grade.at_least(limit):
+            raise NoSpace(
+                f"{what} waits: {self.low_on(measured.free)}",
+                hint="make room there; it then goes on by itself",
+                needs=max(self.thresholds.left_above(limit), with_margin(needed)),
+            )
+        return measured
+
+    def low_on(self, free: int) -> str:
+        """What the grade is and why, for people."""
+        if self.grade is Grade.FULL:
+            return f"{gigabytes(free)} are free on {self.path}; {self.grade.sentence}"
+        begins, ends = self.thresholds.of(self.grade), self.thresholds.left_at(self.grade)
+        below = gigabytes(begins if free < begins else ends)
+        return f"{gigabytes(free)} are free on {self.path}, less than {below}; {self.grade.sentence}"
+
+    def measure(self) -> Measured:
+        """What is free; `grade` follows. Writes nothing. Raises `StorageUnavailable` where storage is not there."""
+        if self._noted() and _text_of(os.path.join(self.path, self.MARKER)) != self._noted():
+            raise self._gone(f"has no marker {self.MARKER} of this daemon")
+        measured = measure(self.path)
+        self.grade = grade(measured.free, self.thresholds, self.grade)
+        return measured
+
+    def _noted(self) -> str:
+        """The marker that this storage must have; empty before its first use."""
+        marker, _, path = _text_of(self._note).partition(" ")
+        return marker if path == self.path else ""
 
     def make_account(self, account: str) -> None:
         """Make an account's folder, unless it is there; raises as `require` does, and `NoSpace`.
@@ -108,11 +171,11 @@ class SharedStorage:
         if not os.path.isdir(self.path):
             raise self._gone("is not there")
         found = _text_of(os.path.join(self.path, self.MARKER))
-        noted = _text_of(self._note).partition(" ")[::2]
-        if noted[1] != self.path or not noted[0]:  # the first use, or another path than before
+        noted = self._noted()
+        if not noted:  # the first use, or another path than before
             found = found or self._mark()
             _write_text(self._note, f"{found} {self.path}")
-        elif found != noted[0]:
+        elif found != noted:
             raise self._gone(f"has no marker {self.MARKER} of this daemon")
 
     def _mark(self) -> str:

@@ -49,7 +49,12 @@ class ScanUnreadable(HoldError):
 
 
 class NoSpace(HoldError):
-    """The target has not enough space; nothing was written."""
+    """The target has not enough space; nothing was written. The scan goes on by itself when there is room."""
+
+    def __init__(self, message: str, *, hint: str = "", needs: int = 0) -> None:
+        """`needs`: bytes that must be free before it is worth another try; 0: not known."""
+        super().__init__(message, hint=hint)
+        self.needs = needs
 
 
 class NotPermitted(HoldError):

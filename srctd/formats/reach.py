@@ -13,7 +13,7 @@ _PASSING = frozenset(
 
 def out_of_reach(path: str, exc: BaseException) -> StorageUnavailable | None:
     """The error that says so; None if the file itself may be what is wrong."""
-    if isinstance(exc, OSError) and exc.errno in _PASSING:
+    if isinstance(exc, OSError) and exc.errno is not None and exc.errno in _PASSING:
         return StorageUnavailable(
             f"{path} cannot be reached now: {os.strerror(exc.errno)}",
             hint="check the disk or the mount; it is tried again by itself",
