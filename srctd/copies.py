@@ -20,7 +20,6 @@ from srctd.core.scan import Manifest
 class _Ahead(NamedTuple):
     manifest: Manifest
     task: asyncio.Task[Manifest]
-    part: Path
 
 
 class Copies:
@@ -31,6 +30,7 @@ class Copies:
         self._storage = storage
         self._reserve = reserve_bytes
         self._ahead: dict[str, _Ahead] = {}
+        self._removals: set[asyncio.Task[None]] = set()
 
     def begin(self, scan: str, manifest: Manifest, part: Path) -> None:
         """Copy a scan ahead into its hidden folder, unless that is under way or done already."""
@@ -40,22 +40,22 @@ class Copies:
         self.abandon(scan)
         task = asyncio.create_task(self._copy_ahead(manifest, part, before.task if before else None))
         task.add_done_callback(_look_at)
-        self._ahead[scan] = _Ahead(manifest, task, part)
+        self._ahead[scan] = _Ahead(manifest, task)
 
     def abandon(self, scan: str) -> None:
         """End a copy that is made ahead: its source changed."""
         if scan in self._ahead:
             self._ahead[scan].task.cancel()
 
-    async def discard(self, scan: str) -> None:
-        """End a copy that was made ahead and remove it: its source is no scan of its own, or went away."""
+    def discard(self, scan: str, part: Path) -> None:
+        """End a scan's copy and remove it: its source is no scan of its own, was replaced, or went away.
+
+        Nobody waits for that: it may take as long as storage does not answer.
+        """
         ahead = self._ahead.pop(scan, None)
-        if ahead is None:
-            return
-        ahead.task.cancel()
-        await asyncio.wait([ahead.task])
-        with suppress(SrctdError):  # storage is out of reach: so is what would be removed
-            await asyncio.to_thread(sync.remove_folder, ahead.part)
+        removal = asyncio.create_task(_remove(ahead.task if ahead else None, part))
+        self._removals.add(removal)
+        removal.add_done_callback(self._removals.discard)
 
     async def copy(self, scan: str, manifest: Manifest, part: Path) -> Manifest:
         """The finished copy of a scan: the one made ahead, if it is of these very files, or a new one."""
@@ -86,6 +86,14 @@ class Copies:
             )
             await asyncio.to_thread(self._storage.make_account, part.parent.name)
             return await _interruptible(sync.copy, manifest, part)
+
+
+async def _remove(copying: asyncio.Task[Manifest] | None, part: Path) -> None:
+    if copying is not None:
+        copying.cancel()
+        await asyncio.wait([copying])
+    with suppress(SrctdError):  # storage is out of reach: so is what would be removed
+        await asyncio.to_thread(sync.remove_folder, part)
 
 
 def _look_at(task: asyncio.Task[Manifest]) -> None:

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,9 @@ from srctd.taskfolder import part_folder
 
 log = structlog.get_logger()
 
+MOST_THREADS = 256
+"""For calls that block. One that waits for a dead server keeps its thread, and listing and judging need theirs all
+the same; asyncio's own few would soon be used up. A thread is made when no other is idle."""
 OUTBOX_SECONDS = 2.0
 """How often the documents that wait for the catalogue are counted."""
 
@@ -133,6 +137,7 @@ class Daemon:
         self.pool.bind()
         self.control.bind()
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="blocking"))
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._stop.set)
         scans = await self._thread.call(self.journal.load)

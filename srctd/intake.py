@@ -142,7 +142,7 @@ class Intake:
                     await self._messages.drop(listed.path)  # of what is foreign, `srctd why` shows it
             pause = min(pause, max(site.listing.seconds_to_next(time.monotonic()), SHORTEST_PAUSE_SECONDS))
         for path in [path for path in self.arrivals if path not in present]:
-            await self._entrance.vanished(path)
+            self._entrance.vanished(path)
             del self.arrivals[path]
         self._pieces = {path: pieces for path, pieces in self._pieces.items() if path in present}
         self.sites = [site for site in self.sites if not site.only or self._messages.about(site.only)]
