@@ -52,7 +52,7 @@ async def check(work: Work) -> Checked:
     """
     header = await _labeled_header(work)
     storage, what = work.services.storage, f"scan {work.scan.id}"
-    in_place = sync.inside(work.scan.path, storage.path)
+    in_place = await asyncio.to_thread(sync.inside, work.scan.path, storage.path)
     part = part_folder(work.services.config, work.scan.path, work.scan.id)
     copied = in_place or bool(work.scan.leader)
     to_copy = 0 if copied else work.scan.source.bytes - await asyncio.to_thread(_bytes_in, part)

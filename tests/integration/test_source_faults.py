@@ -43,7 +43,11 @@ class Copying:
         self.path = put(source, site.detector)
         site.until(target.hanging, "the copy is under way")
         if judged:
-            site.until(lambda: site.row(source.name), "it is complete")
+            site.until(
+                lambda: site.row(source.name)
+                and site.ask("scan", scan=str(self.path))["steps"]["sync"]["status"] == "running",
+                "it is complete, and waits for its copy",
+            )
 
     def goes_on(self) -> None:
         self._target.heal(self._hang)
