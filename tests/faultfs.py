@@ -177,7 +177,7 @@ def mounted(folder: Path, name: str = "faulty") -> Iterator[FaultFS]:
     needs.root()
     fusermount = needs.program("fusermount3")
     try:
-        import fuse  # noqa: F401, PLC0415  # loads libfuse2
+        import fuse  # noqa: F401  # loads libfuse2
     except (ImportError, OSError) as exc:
         needs.missing(f"fusepy does not load: {exc}")
     if not os.path.exists("/dev/fuse"):
@@ -210,7 +210,7 @@ def mounted(folder: Path, name: str = "faulty") -> Iterator[FaultFS]:
 
 def serve(backing: str, mount: str, control: str) -> None:
     """Serve the mount until it is unmounted."""
-    import fuse  # noqa: PLC0415
+    import fuse
 
     class Extended(fuse.FUSE):  # type: ignore[misc]
         """With the last operations of libfuse 2.9, which the binding leaves out."""
@@ -222,7 +222,7 @@ def serve(backing: str, mount: str, control: str) -> None:
             return result
 
     class Table(ctypes.Structure):
-        _fields_ = [  # noqa: RUF012
+        _fields_ = [
             *fuse.fuse_operations._fields_,
             *[(name, ctypes.c_void_p) for name in ("poll", "write_buf", "read_buf", "flock")],
             (
@@ -384,7 +384,18 @@ class Passthrough:
 
     def _statfs(self, path: str) -> dict[str, int]:
         found = os.statvfs(self._real(path))
-        names = ("bavail", "bfree", "blocks", "bsize", "favail", "ffree", "files", "flag", "frsize", "namemax")
+        names = (
+            "bavail",
+            "bfree",
+            "blocks",
+            "bsize",
+            "favail",
+            "ffree",
+            "files",
+            "flag",
+            "frsize",
+            "namemax",
+        )
         return {f"f_{name}": getattr(found, f"f_{name}") for name in names}
 
     def _symlink(self, path: str, target: str) -> None:

@@ -44,7 +44,7 @@ def acquiring(folder: Path) -> Iterator[list[Path]]:
 
 
 def test_the_daemon_is_killed_while_it_copies_what_is_acquired(tmp_path: Path) -> None:
-    print(f"SRCTD_TEST_SEED={SEED}")
+    print(f"SRCTD_TEST_SEED={SEED}")  # noqa: T201 - shown where the test fails
     chance = random.Random(SEED)
     site = Site(tmp_path, workers=0, catalog="embedded = false", stalled_seconds=20)
     with acquiring(site.detector) as sources, site.log.open("ab") as log:

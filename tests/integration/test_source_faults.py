@@ -44,8 +44,10 @@ class Copying:
         site.until(target.hanging, "the copy is under way")
         if judged:
             site.until(
-                lambda: site.row(source.name)
-                and site.ask("scan", scan=str(self.path))["steps"]["sync"]["status"] == "running",
+                lambda: (
+                    site.row(source.name)
+                    and site.ask("scan", scan=str(self.path))["steps"]["sync"]["status"] == "running"
+                ),
                 "it is complete, and waits for its copy",
             )
 

@@ -10,7 +10,6 @@ import proofs
 import pytest
 from faultfs import FaultFS
 from site_under_test import Site, running
-
 from tiny_scans import Made, put
 
 PHASES = {
@@ -45,9 +44,7 @@ def faulty(tmp_path: Path) -> Iterator[FaultFS]:
 # --- errors that heal -------------------------------------------------------------------------------------
 
 
-def test_bursts_of_errors_anywhere_on_the_way(
-    faulty: FaultFS, tmp_path: Path, made: Made
-) -> None:
+def test_bursts_of_errors_anywhere_on_the_way(faulty: FaultFS, tmp_path: Path, made: Made) -> None:
     with running(Site(tmp_path, workers=2)) as site:
         sources, faults = [], {}
         for phase, (operations, where) in PHASES.items():
@@ -85,9 +82,7 @@ def test_a_storm_of_errors_that_passes(faulty: FaultFS, tmp_path: Path, made: Ma
 # --- a server that does not answer ------------------------------------------------------------------------
 
 
-def test_storage_that_hangs_keeps_nobody_else(
-    faulty: FaultFS, tmp_path: Path, made: Made
-) -> None:
+def test_storage_that_hangs_keeps_nobody_else(faulty: FaultFS, tmp_path: Path, made: Made) -> None:
     """For seconds no operation ends. Status answers at once, other roots' scans are judged, then all goes on."""
     other = tmp_path / "other"
     other.mkdir()
@@ -152,12 +147,13 @@ def test_storage_that_turns_read_only_in_the_middle_of_a_copy(
         assert site.stop() == 0
 
 
-def test_storage_that_is_full_in_the_middle(
-    faulty: FaultFS, tmp_path: Path, made: Made
-) -> None:
+def test_storage_that_is_full_in_the_middle(faulty: FaultFS, tmp_path: Path, made: Made) -> None:
     """Space was there when it was asked for; somebody else took it."""
     with running(Site(tmp_path, workers=1)) as site:
-        for name, pattern in {"copy": "/visitors/.copy*.part/input/*", "result": "/visitors/result*/.o*"}.items():
+        for name, pattern in {
+            "copy": "/visitors/.copy*.part/input/*",
+            "result": "/visitors/result*/.o*",
+        }.items():
             fault = faulty.fail("ENOSPC", "write", "fallocate", pattern=pattern)
             source = put(made(f"{name}.nxs"), site.detector)
             stuck = site.reaches(source.name, "held", "retrying")
@@ -170,12 +166,14 @@ def test_storage_that_is_full_in_the_middle(
         assert site.stop() == 0
 
 
-def test_storage_that_is_unmounted_in_the_middle_of_a_copy(
-    tmp_path: Path, made: Made
-) -> None:
+def test_storage_that_is_unmounted_in_the_middle_of_a_copy(tmp_path: Path, made: Made) -> None:
     """Below the mount point nothing is written, whatever the step; mounted again, it goes on."""
     site = Site(tmp_path / "site", workers=1)
-    with faultfs.mounted(tmp_path, "store") as faulty, disks.plugged(faulty.mount, site.shared), running(site):
+    with (
+        faultfs.mounted(tmp_path, "store") as faulty,
+        disks.plugged(faulty.mount, site.shared),
+        running(site),
+    ):
         first = put(made("first.nxs"), site.detector)
         proofs.check_done(site.ends(first.name), first)
         for name, pattern in {

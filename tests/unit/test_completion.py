@@ -50,7 +50,9 @@ def texts(verdict: Verdict) -> dict[str, str]:
 
 
 def test_what_a_disk_that_fails_shows_is_never_final() -> None:
-    probe = Probe(readable=False, problem="scan.nxs cannot be reached now: Input/output error", unreachable=True)
+    probe = Probe(
+        readable=False, problem="scan.nxs cannot be reached now: Input/output error", unreachable=True
+    )
     verdict = judge(probe, 1e6, RULE)
     assert verdict.state is State.ARRIVING
     assert verdict.reason == "not complete: scan.nxs cannot be reached now: Input/output error"
