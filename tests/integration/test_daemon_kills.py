@@ -23,7 +23,7 @@ from srctd.sim.writer import SimulationSpec, simulate
 
 KILLS = 12
 SEED = int(os.environ.get("SRCTD_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
-SLOW = SimulationSpec(rows=32, columns=192, angles=300, flats=5, darks=5, frames_per_second=15.0)
+SLOW = SimulationSpec(rows=32, columns=192, angles=240, flats=5, darks=5, frames_per_second=15.0)
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def test_the_daemon_is_killed_while_it_copies_what_is_acquired(tmp_path: Path) -
         for _ in range(KILLS):
             command = [sys.executable, "-m", "srctd", "run", "--config", str(site.config)]
             process = subprocess.Popen(command, stdout=log, stderr=log)
-            time.sleep(chance.uniform(0.7, 2.5))  # the moment of death is what is tried
+            time.sleep(chance.uniform(0.7, 2.0))  # the moment of death is what is tried
             assert process.poll() is None, site.tail()
             process.kill()
             process.wait()

@@ -71,7 +71,7 @@ def test_a_storm_of_errors_that_passes(faulty: FaultFS, tmp_path: Path, made: Ma
         sources = [put(made(f"storm-{n}.nxs"), site.detector) for n in range(3)]
         sources.append(put(made("stack", format="elettra"), site.detector))
         site.until(lambda: sum(map(faulty.hits, storm)) > 20, "it is felt")
-        until = time.monotonic() + 6
+        until = time.monotonic() + 3
         site.until(lambda: site.ask("status") and time.monotonic() > until, "it passes")
         faulty.heal()
         for source in sources:
