@@ -1,5 +1,7 @@
 """Volumes of 16-bit integers: within half a step, what is clipped is counted, wherever the bytes are cut."""
 
+import itertools
+
 import h5py
 import msgspec
 import numpy as np
@@ -138,7 +140,7 @@ def test_shards_make_the_same_bytes_as_one(tmp_path) -> None:
         folder = tmp_path / str(len(cuts))
         folder.mkdir()
         clipped = 0
-        for first, end in zip(cuts, cuts[1:], strict=False):
+        for first, end in itertools.pairwise(cuts):
             with ShardWriter(ensure(folder, spec()), first, end) as writer:
                 writer.write(rows[first:end])
                 clipped += writer.finish().clipped

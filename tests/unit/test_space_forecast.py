@@ -1,5 +1,6 @@
 """When a disk is full, and what is done as it fills up."""
 
+import itertools
 import random
 
 import pytest
@@ -101,7 +102,7 @@ def test_of_the_past_only_the_window_is_kept_one_sample_a_minute() -> None:
     for i in range(5000):
         samples = remembered(samples, Sample(5.0 * i, i))
     assert len(samples) in (180, 181)
-    assert {b.at - a.at for a, b in zip(samples, samples[1:], strict=False)} == {60.0}
+    assert {b.at - a.at for a, b in itertools.pairwise(samples)} == {60.0}
     assert samples[-1].at == 12 * (4999 // 12) * 5.0
 
 
