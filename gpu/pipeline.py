@@ -21,6 +21,7 @@ from gpu import memory, stripes
 from gpu.fourier import FourierFBP
 from gpu.normalize import to_sinograms
 from gpu.volume import ShardWriter, VolumeSpec, ensure, page_aligned, read_shard
+from srctd.core import voxels
 from srctd.core.errors import HoldError, StorageUnavailable
 from srctd.core.messages import JobResult, RowsJob
 from srctd.core.recipe import ParameterFile
@@ -133,7 +134,10 @@ def _heights(
     job: RowsJob, parameters: ParameterFile, reader: ScanReader, resources: Resources
 ) -> memory.Heights:
     need = memory.needs(
-        reader.header, padding_factor=parameters.number("padding_factor"), threads=resources.threads
+        reader.header,
+        padding_factor=parameters.number("padding_factor"),
+        threads=resources.threads,
+        sixteen_bit=parameters.value("output_dtype") == voxels.SIXTEEN_BIT,
     )
     return memory.heights(
         need,

@@ -65,6 +65,7 @@ class SpaceWatch:
         storage: SharedStorage,
         others: dict[str, str],
         publish: Callable[[str, dict[str, Any]], None],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """`others`: further places, by path, and what each is for."""
         self.places = [
@@ -73,6 +74,7 @@ class SpaceWatch:
         ]
         self._storage = storage
         self._publish = publish
+        self._clock = clock
         self._told_grade = Grade.FULL
         self._disks: dict[int, _Disk] = {}
         self._stopping = threading.Event()
@@ -106,7 +108,7 @@ class SpaceWatch:
         for place in self.places:
             key = place.measured.device if place.measured else place.path
             together.setdefault(key, []).append(place)
-        return [self._row(places, time.time()) for places in together.values()]
+        return [self._row(places, self._clock()) for places in together.values()]
 
     def _row(self, places: list[Place], now: float) -> dict[str, Any]:
         measured = places[0].measured
@@ -137,7 +139,7 @@ class SpaceWatch:
 
     def _ask(self, place: Place, loop: asyncio.AbstractEventLoop) -> None:
         while not self._stopping.is_set():
-            place.asked_at = time.time()
+            place.asked_at = self._clock()
             answer: Measured | SrctdError
             try:
                 answer = place.measure()
@@ -151,7 +153,7 @@ class SpaceWatch:
     # --- hearing, in the event loop -------------------------------------------------------------------------
 
     def _hear(self, place: Place, answer: Measured | SrctdError) -> None:
-        place.heard_at = time.time()
+        place.heard_at = self._clock()
         if isinstance(answer, SrctdError):
             if place.problem != answer.sentence:
                 log.warning("space.unknown", path=place.path, reason=answer.sentence)

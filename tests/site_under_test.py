@@ -54,6 +54,8 @@ feed_endpoint = "ipc://{folder}/feed.sock"
 
 [catalog]
 {catalog}
+
+{further}
 """
 
 
@@ -70,8 +72,9 @@ class Site:
         unmarked_settle_seconds: float = 0.8,
         unannounced_settle_seconds: float = 1.5,
         watch: str = "",
+        further: str = "",
     ) -> None:
-        """`watch`: further lines of the watched root's section."""
+        """`watch`: further lines of the watched root's section; `further`: further sections."""
         self.folder = folder
         self.detector = folder / "detector"
         self.shared = folder / "shared"
@@ -87,6 +90,7 @@ class Site:
                 unmarked_settle_seconds=unmarked_settle_seconds,
                 unannounced_settle_seconds=unannounced_settle_seconds,
                 watch=watch,
+                further=further,
             )
         )
         self.endpoint = f"ipc://{folder}/control.sock"

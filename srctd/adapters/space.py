@@ -39,12 +39,17 @@ def free_bytes(path: str | os.PathLike[str]) -> int:
     return measure(path).free
 
 
-def require(path: str | os.PathLike[str], needed: int, reserve: int, what: str, promised: int = 0) -> None:
+def require(path: str | os.PathLike[str], needed: int, reserve: int, what: str) -> None:
     """Raise `NoSpace` unless `needed` bytes fit below `path` and `reserve` bytes stay free after that.
 
-    `what` begins the sentence: what the space is needed for. `promised`: what others will still write there.
+    `what` begins the sentence: what the space is needed for.
     """
-    free = free_bytes(path)
+    _require_of(free_bytes(path), path, needed, reserve, what)
+
+
+def _require_of(
+    free: int, path: str | os.PathLike[str], needed: int, reserve: int, what: str, promised: int = 0
+) -> None:
     lacking = needed + reserve + promised - free
     if lacking <= 0:
         return
@@ -103,9 +108,12 @@ class SharedStorage:
         self._note = note
 
     def require(self, needed: int, reserve: int, what: str, promised: int = 0) -> None:
-        """As `space.require`, on this storage; raises `StorageUnavailable` as well where it is not there."""
+        """As `space.require`, on this storage; raises `StorageUnavailable` as well where it is not there.
+
+        `promised`: what others will still write there.
+        """
         self._require_marker()
-        require(self.path, needed, reserve, what, promised)
+        _require_of(self._ask().free, self.path, needed, reserve, what, promised)
 
     def require_for_copy(self, needed: int, reserve: int, what: str) -> None:
         """The same for something new, of which nothing is taken any more once storage is almost full."""
@@ -138,9 +146,12 @@ class SharedStorage:
         """What is free; `grade` follows. Writes nothing. Raises `StorageUnavailable` where storage is not there."""
         if self._noted() and _text_of(os.path.join(self.path, self.MARKER)) != self._noted():
             raise self._gone(f"has no marker {self.MARKER} of this daemon")
-        measured = measure(self.path)
+        measured = self._ask()
         self.grade = grade(measured.free, self.thresholds, self.grade)
         return measured
+
+    def _ask(self) -> Measured:
+        return measure(self.path)
 
     def _noted(self) -> str:
         """The marker that this storage must have; empty before its first use."""

@@ -7,6 +7,7 @@ import pytest
 from srctd.config import load, load_recipes, read_secret
 from srctd.core.completion import Rule
 from srctd.core.errors import ConfigError
+from srctd.core.space import Thresholds
 from srctd.toml import etc_folder
 
 GOOD = """
@@ -70,6 +71,12 @@ def test_the_shipped_recipes_are_valid(tmp_path: Path) -> None:
             ["storage.reserve_gigabytes = nan"],
         ),
         (GOOD.replace("[[watch]]", "reserve_gigabytes = -1\n[[watch]]"), ["storage.reserve_gigabytes = -1"]),
+        (GOOD + "[space]\nstop_below_gigabytes = -1\n", ["space.stop_below_gigabytes = -1.0 is no amount"]),
+        (GOOD + "[space]\nsixteen_bit_below_gigabytes = inf\n", ["space.sixteen_bit_below_gigabytes = inf"]),
+        (
+            GOOD + "[space]\nsixteen_bit_below_gigabytes = 10\nstop_below_gigabytes = 20\n",
+            ["space.stop_below_gigabytes = 20 is more than", "sixteen_bit_below_gigabytes = 10"],
+        ),
         (GOOD + "[pool]\nthreads_per_worker = -1\n", ["pool.threads_per_worker = -1", "negative"]),
         (GOOD + "[catalog]\nembedded_port = 99999\n", ["catalog.embedded_port = 99999", "port"]),
         (GOOD + "[formats]\ntags_directory = 'tags'\n", ["formats.tags_directory", "absolute"]),
@@ -158,3 +165,8 @@ tags_directory = "/etc/srctd/tags"
 
 def test_defaults_of_a_root_are_those_of_the_rule(tmp_path: Path) -> None:
     assert load(write(tmp_path, GOOD)).watch[0].rule == Rule()
+
+
+def test_thresholds_of_space_are_bytes_and_0_is_never(tmp_path: Path) -> None:
+    text = GOOD + "[space]\nstop_below_gigabytes = 0.5\n"
+    assert load(write(tmp_path, text)).space.thresholds == Thresholds(stop=500_000_000)
