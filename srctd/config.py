@@ -153,6 +153,16 @@ class RemoteSection(Section, frozen=True, kw_only=True):
     known_hosts_file: str = ""
     """Hosts that are not in it are refused; empty: that of the daemon's user."""
 
+    @property
+    def login(self) -> str:
+        """`user@host`."""
+        return self.target.partition(":/")[0]
+
+    @property
+    def folder(self) -> str:
+        """Absolute."""
+        return "/" + self.target.partition(":/")[2].rstrip("/")
+
 
 class OwnershipSection(Section, frozen=True, kw_only=True):
     """To whom copies and results belong. `{account}`, `{owner}` and `{owner_group}` are filled in."""
@@ -285,6 +295,10 @@ class Config(Section, frozen=True, kw_only=True):
         watched = next((section for section in self.watch if section.path == root), None)
         return watched.read_options(self.formats) if watched else self.formats.read_options
 
+    def copy_megabytes_per_second(self, root: str) -> float:
+        """The limit of copies from a watched root, 1e6 bytes per second; 0, also for scans from elsewhere: none."""
+        return next((root_.copy_megabytes_per_second for root_ in self.watch if root_.path == root), 0.0)
+
     @property
     def pool_endpoints(self) -> tuple[str, ...]:
         """Where the pool binds."""
@@ -302,8 +316,10 @@ STEP_TIMEOUTS = {
     Step.RECONSTRUCT: 48 * 3600.0,
     Step.REGISTER: 600.0,
     Step.PUBLISH: 3600.0,
+    Step.SEND: 24 * 3600.0,
+    Step.SEND_RESULTS: 24 * 3600.0,
 }
-"""Seconds. Preview and reconstruct include the time in the queue."""
+"""Seconds. Preview, reconstruct and sending include the time in the queue."""
 
 
 def load(path: str) -> Config:
@@ -373,6 +389,7 @@ def _check_values(path: str, config: Config) -> None:
     if not config.watch:
         raise ConfigError(f"{path}: watch is empty", hint="name at least one folder: [[watch]] path = ...")
     _check_roots(path, config)
+    _check_remote(f"{path}: remote", config.remote)
     _positive(path, config)
     for i, root in enumerate(config.watch):
         _check_evidence(f"{path}: watch[{i}]", root)
@@ -382,6 +399,24 @@ def _check_values(path: str, config: Config) -> None:
     for endpoint in endpoints:
         if endpoints.count(endpoint) > 1:
             raise ConfigError(f"{path}: endpoint {endpoint!r} is given twice", hint="each needs its own")
+
+
+def _check_remote(where: str, remote: RemoteSection) -> None:
+    """The further host."""
+    # Neither ssh nor rsync may take it for an option, or the folder for one of another host.
+    if remote.target and not re.fullmatch(
+        r"(?:[\w.][\w.+-]*@)?(?:\w[\w.-]*|\[[0-9A-Fa-f:.]+(?:%\w+)?\]):/[^\x00-\x1f\x7f]*", remote.target
+    ):
+        raise ConfigError(
+            f"{where}.target = {remote.target!r} is no place on a host",
+            hint='write "user@host:/absolute/folder"',
+        )
+    if not 0 < remote.port <= MOST_PORT:
+        raise ConfigError(f"{where}.port = {remote.port} is no port")
+    for name in ("identity_file", "known_hosts_file"):
+        value = getattr(remote, name)
+        if value and not os.path.isabs(expanded(value)):
+            raise ConfigError(f"{where}.{name} = {value!r} is not an absolute path")
 
 
 def _check_evidence(where: str, root: WatchSection) -> None:
@@ -499,12 +534,16 @@ def _positive(path: str, config: Config) -> None:
         raise ConfigError(f"{path}: catalog.embedded_port = {config.catalog.embedded_port} is no port")
 
 
+def expanded(path: str) -> str:
+    """A path in which systemd's folder of credentials may be named."""
+    return path.replace("$CREDENTIALS_DIRECTORY", os.environ.get("CREDENTIALS_DIRECTORY", ""))
+
+
 def read_secret(path: str, what: str) -> str:
     """The first line of a file that holds a password or token; empty path: empty string."""
     if not path:
         return ""
-    expanded = path.replace("$CREDENTIALS_DIRECTORY", os.environ.get("CREDENTIALS_DIRECTORY", ""))
     try:
-        return Path(expanded).read_text(encoding="utf-8").strip()
+        return Path(expanded(path)).read_text(encoding="utf-8").strip()
     except OSError as exc:
         raise ConfigError(f"{what} = {path!r} cannot be read: {exc.strerror}") from exc

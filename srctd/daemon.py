@@ -20,17 +20,19 @@ from srctd.adapters.children import Children, ChildSpec
 from srctd.adapters.control import Control
 from srctd.adapters.journal import Journal, OutboxObject
 from srctd.adapters.pool import Pool
+from srctd.adapters.remote import Remote
 from srctd.adapters.service import Service
 from srctd.adapters.space import SharedStorage
 from srctd.answers import Answers
 from srctd.catalogd.app import password_file
 from srctd.catalogd.auth import ADMIN, create_admin
 from srctd.catalogd.store import Store
-from srctd.config import STEP_TIMEOUTS, Config, load_recipes, read_secret
+from srctd.config import STEP_TIMEOUTS, Config, expanded, load_recipes, read_secret
 from srctd.copies import Copies
 from srctd.core.datasets import CatalogObject
 from srctd.core.errors import ConfigError, SrctdError
 from srctd.core.lifecycle import Scan
+from srctd.core.remote import Target
 from srctd.core.scan import Manifest
 from srctd.engine import Engine, JournalThread
 from srctd.formats.isolated import IsolatedReader
@@ -111,6 +113,7 @@ class Daemon:
             reader=self._reader,
             storage=storage,
             copies=copies,
+            remote=remote_host(config),
             manifest=self._manifest,
         )
         timeouts = {**STEP_TIMEOUTS, **config.daemon.step_timeout_seconds}
@@ -242,6 +245,23 @@ class Daemon:
             command = (*program, "--database", str(database), "--port", port)
             specs.append(ChildSpec(name="catalog", command=command))
         return specs
+
+
+def remote_host(config: Config) -> Remote | None:
+    """The further host that gets copies and results, if there is one."""
+    section, modes = config.remote, config.ownership
+    if not section.target:
+        return None
+    target = Target(
+        login=section.login,
+        folder=section.folder,
+        port=section.port,
+        identity_file=expanded(section.identity_file),
+        known_hosts_file=expanded(section.known_hosts_file),
+        file_mode=modes.file_mode,
+        folder_mode=modes.folder_mode,
+    )
+    return Remote(target, config.daemon.copies_at_once)
 
 
 def local_workers(config: Config) -> tuple[int, int]:

@@ -149,7 +149,7 @@ class Entrance:
     async def _supersede(self, path: str) -> None:
         """The files at a path were replaced: what is not done of the scan that they were ends."""
         for known in self._engine.newest_at(path):
-            if not known.done and not known.superseded:
+            if not known.published and not known.superseded:
                 await self._engine.happen(Superseded(scan=known.id))
 
     async def _same_bytes(self, scan: Scan, manifest: Manifest) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from srctd import __version__
+from srctd.adapters.remote import Remote
 from srctd.adapters.space import SharedStorage
 from srctd.config import Config
 from srctd.copies import Copies
@@ -80,6 +81,8 @@ class Services:
     reader: IsolatedReader
     storage: SharedStorage
     copies: Copies
+    remote: Remote | None
+    """A further host that gets copies and results."""
     manifest: Callable[[str], Awaitable[Manifest]]
     """The files of a scan, by its identifier."""
 
@@ -113,3 +116,8 @@ class Work:
     def parameter_file(self) -> Path:
         """The parameter file of this run."""
         return self.task_folder / self.name("parameters", ".json")
+
+    @property
+    def results_file(self) -> Path:
+        """The list of this run's results, which `xxh128sum -c` checks."""
+        return self.task_folder / self.name("results", ".xxh128")

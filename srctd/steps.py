@@ -1,4 +1,4 @@
-"""The eight steps: what is done to a scan, one async function each.
+"""The ten steps: what is done to a scan, one async function each.
 
 A step may be run any number of times: it looks at what is there and does what is missing. Its result goes
 into the journal and is read by the steps that need it. It raises the errors of `srctd.core.errors`; the
@@ -25,6 +25,7 @@ from srctd.core.scan import Manifest, ScanHeader, Volume
 from srctd.core.series import positions_of
 from srctd.publishing import publish, register
 from srctd.results import Checked, Identified, Previewed, Reconstructed, Submitted, Synced
+from srctd.sending import send, send_results
 from srctd.services import SOFTWARE, CatalogPort, Outcome, PoolPort, Work
 from srctd.taskfolder import owner_of, part_folder, read_parameters, stored, write_json
 
@@ -65,7 +66,8 @@ async def sync_input(work: Work) -> Synced:
     proven = await asyncio.to_thread(sync.published, final)
     if proven is None and in_place:
         proven = await _proven_in_place(work)
-        await asyncio.to_thread(sync.write_manifest, part, proven, None)
+        await asyncio.to_thread(sync.link_input, part, _in_place_of(work, proven))
+        await asyncio.to_thread(sync.write_manifest, part, proven)
     elif proven is None:
         manifest = await work.services.manifest(work.scan.id)
         proven = await work.services.copies.copy(work.scan.id, manifest, part)
@@ -87,6 +89,11 @@ async def _proven_in_place(work: Work) -> Manifest:
     if work.result(Step.CHECK, Checked).in_place:
         return proven
     return msgspec.structs.replace(proven, folder=str(holder / "input"))
+
+
+def _in_place_of(work: Work, proven: Manifest) -> str:
+    """Where the link `input` of a scan leads that is not copied: a member's to the first member's."""
+    return f"../{work.scan.leader_task}/{sync.INPUT}" if work.scan.leader else proven.folder
 
 
 async def submit(work: Work) -> Submitted:
@@ -185,6 +192,8 @@ STEPS: Mapping[Step, StepFunction] = {
     Step.RECONSTRUCT: reconstruct,
     Step.REGISTER: register,
     Step.PUBLISH: publish,
+    Step.SEND: send,
+    Step.SEND_RESULTS: send_results,
 }
 
 

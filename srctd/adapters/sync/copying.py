@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import xxhash
 
-from srctd.adapters.sync.commit import INPUT, write_manifest
+from srctd.adapters.sync.commit import make_input, write_manifest
 from srctd.adapters.sync.folders import created, make_folder, sync_folder, write_all
 from srctd.adapters.sync.notes import PROGRESS, read_progress
 from srctd.adapters.sync.options import PLAIN, CopyOptions
@@ -29,8 +29,7 @@ def copy_settled(
     that does.
     """
     closed = tuple(file for file in seen.files if settled.get(file.path) == file.size)
-    folder = part / INPUT
-    make_folder(folder)
+    folder = make_input(part)
     checked_names(seen.folder, closed)
     earlier = read_progress(part)
     with writing(part), (part / PROGRESS).open("ab") as notes:
@@ -59,10 +58,10 @@ def copy(wanted: Manifest, part: Path, options: CopyOptions = PLAIN) -> Manifest
     Raises `SourceChanged`, `ScanUnreadable` (a name or file that must not be copied), `NoSpace` (then `part` is
     removed), `NotPermitted`, `StorageUnavailable`.
     """
-    folder, source, files = part / INPUT, wanted.folder, wanted.files
+    source, files = wanted.folder, wanted.files
     names = checked_names(source, files)
     try:
-        make_folder(folder)
+        folder = make_input(part)
         earlier = read_progress(part)
         with writing(part), (part / PROGRESS).open("ab") as notes:
             notes.write(b"\n")  # ends a line that was cut short
@@ -76,7 +75,7 @@ def copy(wanted: Manifest, part: Path, options: CopyOptions = PLAIN) -> Manifest
                 proven.append(entry)
         _settle(folder, names)
         manifest = msgspec.structs.replace(wanted, files=tuple(proven))
-        write_manifest(part, manifest, f"{INPUT}/")
+        write_manifest(part, manifest)
     except NoSpace:
         shutil.rmtree(part, ignore_errors=True)
         raise
