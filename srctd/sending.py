@@ -35,7 +35,6 @@ async def _deliver(work: Work, *, whole: bool) -> Sent:
         place=f"{account}/{work.scan.task}",
         files=await stored(_input_files if whole else _result_files, work),
         whole=whole,
-        through_links=whole and work.result(Step.SYNC, Synced).in_place and not leader,
         links=(sync.INPUT,) if whole and leader else (),
         after=f"{account}/{work.scan.leader_task}" if whole and leader else "",
         megabytes_per_second=work.services.config.copy_megabytes_per_second(work.scan.root),

@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import needs
@@ -17,7 +17,7 @@ class Host:
     """The host, its folder, and how to get in."""
 
     def __init__(self, folder: Path) -> None:
-        self._sshd = needs.program("sshd") if os.geteuid() else needs.program("/usr/sbin/sshd")
+        self._sshd = needs.program("/usr/sbin/sshd")
         needs.program("rsync")
         self.keys = folder / "keys"
         self.folder = folder / 'other host\'s "folder"'
@@ -77,8 +77,7 @@ class Host:
 
     def cut(self) -> None:
         """SIGKILL to every session."""
-        for pid in self.children():
-            os.kill(pid, signal.SIGKILL)
+        _kill(self.children())
 
     def stop(self) -> None:
         """SIGKILL to sshd and its sessions."""
@@ -86,8 +85,7 @@ class Host:
             sessions = self.children()
             self.process.kill()
             self.process.wait()
-            for pid in sessions:
-                os.kill(pid, signal.SIGKILL)
+            _kill(sessions)
             self.process = None
 
     def target(self, **changes: object) -> Target:
@@ -107,6 +105,12 @@ class Host:
             f'[remote]\ntarget = "root@127.0.0.1:{target}"\nport = {self.port}\n'
             f'identity_file = "{self.keys / "user"}"\nknown_hosts_file = "{self.known_hosts}"\n'
         )
+
+
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager

@@ -40,9 +40,7 @@ class Parcel:
     whole: bool
     """The folder appears with all of it; else the files join a folder that is there."""
     links: tuple[str, ...] = ()
-    """Symbolic links that are sent as such."""
-    through_links: bool = False
-    """Files are sent that lie behind a link to their folder; else nothing behind a link is."""
+    """Symbolic links that are sent as such. Files behind a link to their folder are sent as files."""
     after: str = ""
     """A folder that must be there before."""
     megabytes_per_second: float = 0.0
@@ -177,7 +175,6 @@ class Remote:
         return ended.output
 
     async def _rsync(self, parcel: Parcel, place: str, names: Iterable[str], *options: str) -> _Ended:
-        options = (*options, *["--copy-dirlinks"] * parcel.through_links)
         command = self.target.rsync(parcel.source, place, *options, through=bound(0))
         ended = await _run((*bound(os.getpid()), *command), _listed(names))
         if ended.status:

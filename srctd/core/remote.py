@@ -265,13 +265,13 @@ _SIGNS: tuple[tuple[str, type[SrctdError], str, str], ...] = (
         "put the public half of remote.identity_file into authorized_keys there, then release the scan",
     ),
     (
-        r"\[sender\].*Permission denied",
+        r"rsync: \[sender\] .*Permission denied",
         NotPermitted,
         "a file cannot be read on this side",
         "let the daemon's user read it, then release the scan",
     ),
     (
-        r"\[sender\]|file has vanished",
+        r"rsync: \[sender\] .*failed|rsync: \[sender\] read errors|file has vanished",
         StorageUnavailable,
         "a file cannot be read on this side",
         "check shared storage; it is tried again by itself",
