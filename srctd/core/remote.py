@@ -328,18 +328,18 @@ def trouble(target: str, status: int, errors: str) -> SrctdError:
             f"{target}: rsync refused: {said or f'status {status}'}", hint="see the daemon's log"
         )
     return RemoteUnavailable(
-        f"{target} cannot be reached, or broke off: {said or f'status {status}'}",
+        f"{target} cannot be reached, or broke off (status {status})" + (f": {said}" if said else ""),
         hint="it is tried again by itself",
     )
 
 
 def _gist(errors: str) -> str:
-    """The line of an error output that says most: the first that names a program or a fault."""
+    """The line of an error output that says most: the first that names a program or a fault, else the last."""
     lines = [line.strip().rstrip(".") for line in errors.splitlines() if line.strip(" @\t")]
     telling = [
         line
         for line in lines
         if re.match(r"(rsync|ssh|sh|mkdir|mv|kex|client)\b.*:|.*(denied|failed|closed)", line)
     ]
-    chosen = (telling or lines or [""])[0]
+    chosen = telling[0] if telling else (lines or [""])[-1]
     return "".join(char if char.isprintable() else "?" for char in chosen)[:300]

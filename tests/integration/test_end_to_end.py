@@ -1,6 +1,7 @@
 """The whole way, with the real daemon as a process: from a file in a watched folder to catalogued data sets."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
