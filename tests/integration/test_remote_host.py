@@ -346,14 +346,19 @@ def test_the_other_host_has_the_same_tree_at_the_end(host: Host, scan_file: Path
         steps = site.ask("scan", scan=scan["scan"])["steps"]
         assert "Connection refused" in steps["send"]["reason"]
         assert steps["send_results"]["status"] == "waiting"
+        simulate(
+            SimulationSpec(rows=24, columns=96, angles=90, flats=5, darks=5, seed=2),
+            str(site.detector / "phantom.nxs"),
+        )
+        site.until(lambda: site.ask("status")["scans_total"] == 2, "a second revision")
         host.start()
-        site.scan("done")
-        assert same_trees(site, host)
+        newest = Path(site.scan("done", count=2)["folder"])
+        assert same_trees(site, host), "the first revision, too: it was published before it was replaced"
         check = ["xxh128sum", "--quiet", "-c", "manifest.xxh128", "results.xxh128"]
         subprocess.run(check, cwd=host.folder / "visitors" / Path(scan["folder"]).name, check=True)
         site.ask("retry", scan="phantom.nxs", step="preview")
-        site.until(lambda: (Path(scan["folder"]) / "results-2.xxh128").exists(), "the second run ended")
-        site.scan("done")
+        site.until(lambda: (newest / "results-2.xxh128").exists(), "the second run ended")
+        site.scan("done", count=2)
         assert same_trees(site, host)
         checked = subprocess.run(
             [sys.executable, "-m", "srctd", "check", "--config", site.config],
