@@ -82,6 +82,11 @@ def _remote(config: Config) -> Iterator[Finding]:
     host = remote_host(config)
     if host is None:
         return
+    for path in (host.target.identity_file, host.target.known_hosts_file):
+        if path and not os.access(path, os.R_OK):
+            yield Finding(
+                False, f"{path} of [remote] is not there, or closed to this user (uid {os.getuid()})"
+            )
     try:
         good, found = asyncio.run(host.describe())
     except SrctdError as exc:

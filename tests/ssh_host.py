@@ -43,6 +43,7 @@ class Host:
             "StrictModes": "no",
             "UsePAM": "no",
             "PidFile": "none",
+            "SetEnv": "SHLVL=1",  # bash then leaves the start-up files alone of whoever runs the tests
         } | dict(option.split("=", 1) for option in options)
         command = [
             self._sshd,

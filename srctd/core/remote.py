@@ -1,7 +1,7 @@
 """Another host that gets copies and results: the commands for ssh and rsync, and what their answers mean.
 
-Nothing is run here. Every path reaches the other side quoted (ssh) or without a shell in between (rsync's secluded
-arguments, names on standard input), so that names mean nothing but themselves.
+Nothing is run here. Every path reaches the other side quoted (ssh) or without a shell in between (rsync's `-s`,
+names on standard input), so that names mean nothing but themselves.
 """
 
 import re
@@ -83,7 +83,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         """
         shell = " ".join(f"'{word}'" for word in (w.replace("'", "''") for w in (*through, *self.ssh())))
         return [
-            *("rsync", "--secluded-args", "--files-from=-", "--from0", f"--timeout={SILENT_SECONDS}"),
+            *("rsync", "-s", "--files-from=-", "--from0", f"--timeout={SILENT_SECONDS}"),
             *("-e", shell, *options, f"{source}/", f"{self.login}:{self.folder}/{place}/"),
         ]
 
@@ -257,6 +257,12 @@ _SIGNS: tuple[tuple[str, type[SrctdError], str, str], ...] = (
         NotPermitted,
         "its host key is not the one that is known",
         "is it the right host? Put its key into remote.known_hosts_file, then release the scan",
+    ),
+    (
+        r"UNPROTECTED PRIVATE KEY FILE",
+        NotPermitted,
+        "ssh does not use a key that others may read",
+        "chmod 600 the file remote.identity_file, then release the scan",
     ),
     (
         r"Permission denied \([a-z]|Too many authentication failures|No supported authentication",

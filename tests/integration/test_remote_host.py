@@ -265,6 +265,9 @@ def test_every_trouble_is_one_sentence(host: Host, tmp_path: Path) -> None:
     other.write_text(f"[127.0.0.1]:{host.port} {changed}")
     assert "host key" in said(host, parcel, NotPermitted, known_hosts_file=str(other))
     assert "authorized_keys" in said(host, parcel, NotPermitted, identity_file=str(tmp_path / "key"))
+    (host.keys / "user").chmod(0o644)
+    assert "chmod 600" in said(host, parcel, NotPermitted)
+    (host.keys / "user").chmod(0o600)
     assert "is it mounted there" in said(host, parcel, RemoteUnavailable, folder="/no/such")
     host.folder.joinpath("visitors").write_text("a file")
     said(host, parcel, RemoteUnavailable)
@@ -332,6 +335,11 @@ def same_trees(site: Site, host: Host) -> bool:
     return tree(site.shared / "visitors") == tree(host.folder / "visitors")
 
 
+def checked(site: Site) -> str:
+    command = [sys.executable, "-m", "srctd", "check", "--config", str(site.config)]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
 def test_the_other_host_has_the_same_tree_at_the_end(host: Host, scan_file: Path, tmp_path: Path) -> None:
     """While it is down nothing waits for it, and when it is up all goes there."""
     site = Site(tmp_path / "site")
@@ -360,21 +368,21 @@ def test_the_other_host_has_the_same_tree_at_the_end(host: Host, scan_file: Path
         site.until(lambda: (newest / "results-2.xxh128").exists(), "the second run ended")
         site.scan("done", count=2)
         assert same_trees(site, host)
-        checked = subprocess.run(
-            [sys.executable, "-m", "srctd", "check", "--config", site.config],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert "sends to root@127.0.0.1" in checked.stdout, checked.stderr
+        assert "sends to root@127.0.0.1" in checked(site)
+        host.stop()
+        (host.keys / "user").unlink()
+        told = checked(site)
+        assert "! root@127.0.0.1" in told
+        assert "Connection refused" in told
+        assert f"! {host.keys}/user of [remote] is not there" in told
 
 
 def test_the_daemon_is_killed_while_it_sends(host: Host, tmp_path: Path) -> None:
-    site = Site(tmp_path / "site", watch="copy_megabytes_per_second = 4.0")
+    site = Site(tmp_path / "site", watch="copy_megabytes_per_second = 2.0")
     site.config.write_text(site.config.read_text() + host.config())
     with running(site):
         simulate(
-            SimulationSpec(rows=64, columns=256, angles=200, flats=5, darks=5),
+            SimulationSpec(rows=16, columns=256, angles=200, flats=5, darks=5),
             str(site.detector / "phantom.nxs"),
         )
         site.copied("phantom.nxs")
