@@ -9,6 +9,7 @@ import pytest
 import xxhash
 
 from srctd.adapters import sync
+from srctd.adapters.sync import folders
 from srctd.core.errors import (
     DigestMismatch,
     HoldError,
@@ -292,7 +293,7 @@ def killed_before(one: Path, other: Path) -> bool:
 
 
 def killed_after(one: Path, other: Path) -> bool:
-    assert sync._exchange(one, other)
+    assert folders.exchange_names(one, other)
     raise Killed
 
 
@@ -306,7 +307,7 @@ def make(folder: Path, text: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("exchange", [sync._exchange, cannot])
+@pytest.mark.parametrize("exchange", [folders.exchange_names, cannot])
 def test_a_redone_folder_takes_the_old_one_s_place(tmp_path, exchange):
     final = tmp_path / "output"
     for text in ("first", "second", "third"):
@@ -329,10 +330,10 @@ def test_killed_in_the_exchange_one_of_them_is_whole(tmp_path, exchange, left):
 
 def test_the_exchange_is_available_here(tmp_path):
     one, other = make(tmp_path / "one", "1"), make(tmp_path / "other", "2")
-    assert sync._exchange(one, other)
+    assert folders.exchange_names(one, other)
     assert (one / "volume").read_text() == "2"
     with pytest.raises(FileNotFoundError):
-        sync._exchange(one, tmp_path / "nowhere")
+        folders.exchange_names(one, tmp_path / "nowhere")
 
 
 def test_sweep_takes_the_remainders_and_nothing_else(tmp_path):
