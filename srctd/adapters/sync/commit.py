@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from srctd.adapters.sync.folders import make_folder, remove_folder, sweep, sync_folder, write_atomic
+from srctd.adapters.sync.options import Give, keep
 from srctd.adapters.sync.trouble import storage_error, writing
 from srctd.core.errors import DigestMismatch
 from srctd.core.scan import Manifest
@@ -15,16 +16,16 @@ MANIFEST = "manifest.json"
 CHECKSUMS = "manifest.xxh128"
 
 
-def write_manifest(part: Path, manifest: Manifest, prefix: str | None) -> None:
+def write_manifest(part: Path, manifest: Manifest, prefix: str | None, give: Give = keep) -> None:
     """Write `manifest.xxh128`, which `xxh128sum -c` checks, and then `manifest.json`.
 
     `prefix` leads from `part` to the files (`input/`); None: they are named by their absolute paths.
     """
     before = f"{manifest.folder}/" if prefix is None else prefix
-    lines = "".join(f"{file.digest}  {before}{file.path}\n" for file in manifest.files)
+    lines = "".join(f"{file.digest}  {before}{file.copied_as}\n" for file in manifest.files)
     make_folder(part)
-    write_atomic(part / CHECKSUMS, lines.encode())
-    write_atomic(part / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+    write_atomic(part / CHECKSUMS, lines.encode(), give)
+    write_atomic(part / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2), give)
 
 
 def publish(part: Path, final: Path) -> None:
