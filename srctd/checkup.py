@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from srctd.adapters import space
+from srctd.adapters.ownership import Ownership
 from srctd.config import Config, WatchSection, load_recipes, read_secret
 from srctd.core.endpoints import require_local
 from srctd.core.errors import SrctdError
@@ -34,6 +35,7 @@ def findings(config: Config) -> Iterator[Finding]:
         free = space.free_bytes(config.storage.shared) / 1e9
         reserve = config.storage.reserve_gigabytes
         yield Finding(free > reserve, f"  {free:.1f} GB free there, {reserve:g} GB are kept free")
+    yield Finding(True, f"  {Ownership(config.ownership).check(config.storage.shared)}")
     yield from _remote(config)
     yield from _people(config)
     workers, threads = local_workers(config)

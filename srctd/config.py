@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from srctd.core import permissions
 from srctd.core.completion import ALL_ENDS, ANY_EXPECTATION, Rule, Usable
 from srctd.core.errors import ConfigError
 from srctd.core.lifecycle import Step
@@ -164,6 +165,14 @@ class RemoteSection(Section, frozen=True, kw_only=True):
         return "/" + self.target.partition(":/")[2].rstrip("/")
 
 
+OWNER_FIELDS = ("account", "owner", "owner_group")
+
+
+def _placeholders(text: str) -> list[str]:
+    """What is to be filled in; raises `ValueError` for braces that are none."""
+    return [field for _, field, _, _ in string.Formatter().parse(text) if field is not None]
+
+
 class OwnershipSection(Section, frozen=True, kw_only=True):
     """To whom copies and results belong. `{account}`, `{owner}` and `{owner_group}` are filled in."""
 
@@ -175,6 +184,21 @@ class OwnershipSection(Section, frozen=True, kw_only=True):
     folder_mode: str = "2750"
     default_acl: tuple[str, ...] = ()
     """Entries that folders get, and hand on to what is made in them: `group:beamline-staff:r-x`."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant, whatever the scan is."""
+        permissions.file_mode(self.file_mode)
+        folders = permissions.folder_mode(self.folder_mode)
+        entries = [permissions.entry(text) for text in self.default_acl]
+        for text in (self.user, self.group, *(entry.name for entry in entries)):
+            for field in _placeholders(text):
+                if field not in OWNER_FIELDS:
+                    raise ValueError(f"{text!r}: there is no {field!r}; known: {', '.join(OWNER_FIELDS)}")
+        if self.user and not self.group and not folders & 0o005:
+            raise ValueError(
+                f"user = {self.user!r} could not enter task folders, which stay with the daemon's "
+                "user: name the group as well"
+            )
 
 
 class SpaceSection(Section, frozen=True, kw_only=True):
@@ -481,7 +505,7 @@ def _check_account(where: str, rule: AccountRule) -> None:
         value = getattr(rule, name)
         for text in (value,) if isinstance(value, str) else value:
             try:
-                fields = [field for _, field, _, _ in string.Formatter().parse(text) if field is not None]
+                fields = _placeholders(text)
             except ValueError as exc:
                 raise ConfigError(f"{where}.{name} = {text!r}: {exc}", hint="write {{ for a brace") from exc
             for field in fields:

@@ -19,6 +19,7 @@ from srctd.adapters.catalog import Catalog, CatalogSettings
 from srctd.adapters.children import Children, ChildSpec
 from srctd.adapters.control import Control
 from srctd.adapters.journal import Journal, OutboxObject
+from srctd.adapters.ownership import Ownership
 from srctd.adapters.pool import Pool
 from srctd.adapters.remote import Remote
 from srctd.adapters.service import Service
@@ -45,6 +46,8 @@ from srctd.taskfolder import part_folder
 
 log = structlog.get_logger()
 
+CLOSED_MASK = 0o027
+"""What grows is for the daemon's user and group alone; what is finished gets the modes of [ownership]."""
 OUTBOX_SECONDS = 2.0
 """How often the documents that wait for the catalogue are counted."""
 
@@ -100,7 +103,9 @@ class Daemon:
         self._catalog_url = _embedded_url(config) if config.catalog.embedded else config.catalog.url
         reserve = config.storage.reserve_bytes
         storage = SharedStorage(config.storage.shared, str(state / "storage"))
-        copies = Copies(config.daemon.copies_at_once, storage, reserve)
+        ownership = Ownership(config.ownership)
+        log.info("daemon.ownership", sentence=ownership.check(config.storage.shared))
+        copies = Copies(config.daemon.copies_at_once, storage, reserve, ownership)
         # A mistake in a table is named now, not at the first scan that needs it.
         load_tables(config.formats.tags_directory)
         load_layouts(config.formats.layouts_directory)
@@ -112,6 +117,7 @@ class Daemon:
             outbox=Outbox(self.journal, self._thread),
             reader=self._reader,
             storage=storage,
+            ownership=ownership,
             copies=copies,
             remote=remote_host(config),
             manifest=self._manifest,
@@ -275,6 +281,7 @@ def local_workers(config: Config) -> tuple[int, int]:
 
 def run(config: Config) -> None:
     """Run the daemon until it is told to stop."""
+    os.umask(os.umask(CLOSED_MASK) | CLOSED_MASK)
 
     async def go() -> None:
         await Daemon(config).run()

@@ -21,6 +21,8 @@ FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 HEALTHY_SECONDS = 60.0
 """A child that lived so long is started again after the first pause, not after the next longer one."""
+CLOSED_MASK = 0o077
+"""What a child writes is closed to others until the daemon hands it over."""
 MAX_LINE_BYTES = 1 << 16
 RESERVED = ("event", "level", "timestamp", "self")
 """Keys of a child's log line that the log gives anew."""
@@ -120,6 +122,7 @@ async def _start(
             stdout=theirs,
             stderr=asyncio.subprocess.STDOUT,
             env={name: value for name, value in os.environ.items() if name not in SYSTEMD_VARIABLES},
+            umask=CLOSED_MASK,
             start_new_session=True,  # Ctrl-C at a terminal is for the daemon, which then stops its children
         )
     except (OSError, asyncio.CancelledError):

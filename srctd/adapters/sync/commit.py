@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from srctd.adapters.sync.folders import make_folder, remove_folder, sweep, sync_folder, write_atomic
+from srctd.adapters.sync.options import Give, keep
 from srctd.adapters.sync.trouble import storage_error, writing
 from srctd.core.errors import DigestMismatch
 from srctd.core.scan import FileEntry, Manifest
@@ -34,18 +35,19 @@ def link_input(part: Path, target: str) -> None:
         (part / INPUT).symlink_to(target, target_is_directory=True)
 
 
-def write_manifest(part: Path, manifest: Manifest) -> None:
+def write_manifest(part: Path, manifest: Manifest, give: Give = keep) -> None:
     """Write `manifest.xxh128`, which `xxh128sum -c` checks in the folder, and then `manifest.json`."""
     write_checksums(
         part / CHECKSUMS,
-        [msgspec.structs.replace(file, path=f"{INPUT}/{file.path}") for file in manifest.files],
+        [msgspec.structs.replace(file, path=f"{INPUT}/{file.copied_as}") for file in manifest.files],
+        give,
     )
-    write_atomic(part / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+    write_atomic(part / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2), give)
 
 
-def write_checksums(path: Path, files: Iterable[FileEntry]) -> None:
+def write_checksums(path: Path, files: Iterable[FileEntry], give: Give = keep) -> None:
     """Write a list that `xxh128sum -c` checks, of files by their names in the list's folder."""
-    write_atomic(path, "".join(f"{file.digest}  {file.path}\n" for file in files).encode())
+    write_atomic(path, "".join(f"{file.digest}  {file.path}\n" for file in files).encode(), give)
 
 
 def publish(part: Path, final: Path) -> None:
