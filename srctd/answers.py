@@ -168,7 +168,7 @@ class Answers:
         if not os.path.exists(path):
             raise BadRequest(f"{path} is not there for the daemon", hint="is it mounted on its machine?")
         watched = next((root for root in self._config.watch if sync.inside(path, root.path)), None)
-        if sync.inside(path, self._config.storage.shared) and not watched:
+        if not watched and _among_results(path, self._config.storage.shared):
             raise BadRequest(f"{path} lies among the results", hint="`srctd retry` does a scan again")
         root = watched or self._config.watch[0]
         return _scan_meant(os.path.realpath(path), root, os.path.realpath(root.path) if watched else "")
@@ -186,6 +186,16 @@ class Answers:
             if any(_is_called(path, name) for path in scan.seen_at):
                 return scan
         raise BadRequest(f"no scan {name!r}", hint="`srctd status` lists them")
+
+
+def _among_results(path: str, shared: str) -> bool:
+    """Whether a path is shared storage itself, or lies in a task folder or in a copy that grows."""
+    if not sync.inside(path, shared):
+        return False
+    top = os.path.realpath(shared)
+    names = Path(os.path.realpath(path)).relative_to(top).parts
+    hidden = any(name.startswith(".") for name in names)
+    return not names or hidden or os.path.exists(os.path.join(top, *names[:2], sync.MANIFEST))
 
 
 def _scan_meant(path: str, root: WatchSection, top: str) -> str:

@@ -1,14 +1,17 @@
 """`srctd check`: what the daemon would do with a configuration, and what stands in its way."""
 
+import asyncio
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from srctd.adapters import space
+from srctd.adapters.ownership import Ownership
 from srctd.config import Config, WatchSection, load_recipes, read_secret
 from srctd.core.endpoints import require_local
+from srctd.core.errors import SrctdError
 from srctd.core.space import Grade
-from srctd.daemon import local_workers
+from srctd.daemon import local_workers, remote_host
 from srctd.formats.layouts import load_layouts
 from srctd.formats.tagtables import load_tables
 
@@ -34,6 +37,8 @@ def findings(config: Config) -> Iterator[Finding]:
         reserve = config.storage.reserve_gigabytes
         yield Finding(free > reserve, f"  {free:.1f} GB free there, {reserve:g} GB are kept free")
         yield from _space(config, free)
+    yield Finding(True, f"  {Ownership(config.ownership).check(config.storage.shared)}")
+    yield from _remote(config)
     yield from _people(config)
     workers, threads = local_workers(config)
     yield Finding(
@@ -83,6 +88,23 @@ def _folder(path: str, what: str, mode: int) -> Finding:
     if not os.access(path, mode):
         return Finding(False, f"{what}: this user (uid {os.getuid()}) is not permitted to")
     return Finding(True, what)
+
+
+def _remote(config: Config) -> Iterator[Finding]:
+    host = remote_host(config)
+    if host is None:
+        return
+    for path in (host.target.identity_file, host.target.known_hosts_file):
+        if path and not os.access(path, os.R_OK):
+            yield Finding(
+                False, f"{path} of [remote] is not there, or closed to this user (uid {os.getuid()})"
+            )
+    try:
+        good, found = asyncio.run(host.describe())
+    except SrctdError as exc:
+        yield Finding(False, exc.sentence)
+    else:
+        yield Finding(good, f"sends to {host.target.name}: {found}")
 
 
 def _people(config: Config) -> Iterator[Finding]:

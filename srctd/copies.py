@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from srctd.adapters import sync
+from srctd.adapters.ownership import Ownership
 from srctd.adapters.space import SharedStorage
 from srctd.core.errors import SrctdError, StorageUnavailable
-from srctd.core.scan import Manifest
+from srctd.core.scan import Manifest, Owner
 
 
 class _Ahead(NamedTuple):
@@ -25,20 +26,23 @@ class _Ahead(NamedTuple):
 class Copies:
     """At most so many copies at once."""
 
-    def __init__(self, at_once: int, storage: SharedStorage, reserve_bytes: int) -> None:
+    def __init__(
+        self, at_once: int, storage: SharedStorage, reserve_bytes: int, ownership: Ownership
+    ) -> None:
         self._places = asyncio.Semaphore(at_once)
         self._storage = storage
+        self._ownership = ownership
         self._reserve = reserve_bytes
         self._ahead: dict[str, _Ahead] = {}
         self._removals: set[asyncio.Task[None]] = set()
 
-    def begin(self, scan: str, manifest: Manifest, part: Path) -> None:
+    def begin(self, scan: str, manifest: Manifest, part: Path, owner: Owner) -> None:
         """Copy a scan ahead into its hidden folder, unless that is under way or done already."""
         before = self._ahead.get(scan)
         if before is not None and before.manifest.same_files(manifest):
             return
         self.abandon(scan)
-        task = asyncio.create_task(self._copy_ahead(manifest, part, before.task if before else None))
+        task = asyncio.create_task(self._copy_ahead(manifest, part, owner, before.task if before else None))
         task.add_done_callback(_look_at)
         self._ahead[scan] = _Ahead(manifest, task)
 
@@ -57,7 +61,7 @@ class Copies:
         self._removals.add(removal)
         removal.add_done_callback(self._removals.discard)
 
-    async def copy(self, scan: str, manifest: Manifest, part: Path) -> Manifest:
+    async def copy(self, scan: str, manifest: Manifest, part: Path, owner: Owner) -> Manifest:
         """The finished copy of a scan: the one made ahead, if it is of these very files, or a new one."""
         before = self._ahead.pop(scan, None)
         if before is not None:
@@ -68,7 +72,13 @@ class Copies:
             if same and not before.task.cancelled() and before.task.exception() is None:
                 return before.task.result()
         async with self._places:
-            return await _interruptible(sync.copy, manifest, part)
+            return await self._copy(manifest, part, owner)
+
+    async def _copy(self, manifest: Manifest, part: Path, owner: Owner) -> Manifest:
+        """A copy whose files are handed over as they are finished."""
+        belonging = await asyncio.to_thread(self._ownership.of, owner)
+        await asyncio.to_thread(self._storage.make_account, part.parent.name, belonging.give_own)
+        return await _interruptible(sync.copy, manifest, part, give=belonging.give)
 
     async def digest_in_place(self, manifest: Manifest) -> Manifest:
         """The manifest, with digests, of a scan that is not copied."""
@@ -76,7 +86,7 @@ class Copies:
             return await _interruptible(sync.digest_in_place, manifest)
 
     async def _copy_ahead(
-        self, manifest: Manifest, part: Path, before: asyncio.Task[Manifest] | None
+        self, manifest: Manifest, part: Path, owner: Owner, before: asyncio.Task[Manifest] | None
     ) -> Manifest:
         if before is not None:  # two copies must not write into one folder
             await asyncio.wait([before])
@@ -84,8 +94,7 @@ class Copies:
             await asyncio.to_thread(
                 self._storage.require_for_copy, manifest.size, self._reserve, manifest.main
             )
-            await asyncio.to_thread(self._storage.make_account, part.parent.name)
-            return await _interruptible(sync.copy, manifest, part)
+            return await self._copy(manifest, part, owner)
 
 
 async def _remove(copying: asyncio.Task[Manifest] | None, part: Path) -> None:
@@ -102,7 +111,9 @@ def _look_at(task: asyncio.Task[Manifest]) -> None:
         task.exception()
 
 
-async def _interruptible(function: Callable[..., Manifest], *args: object) -> Manifest:
+async def _interruptible(
+    function: Callable[..., Manifest], *args: object, give: sync.Give = sync.keep
+) -> Manifest:
     """Run a copy in a thread; on cancellation it ends at its next block, before this returns."""
     canceled = threading.Event()
 
@@ -111,7 +122,7 @@ async def _interruptible(function: Callable[..., Manifest], *args: object) -> Ma
             if canceled.is_set():
                 raise StorageUnavailable("the copy was interrupted")
 
-    options = sync.CopyOptions(pace=Interruptible())
+    options = sync.CopyOptions(pace=Interruptible(), give=give)
     copying = asyncio.ensure_future(asyncio.to_thread(function, *args, options))
     try:
         return await asyncio.shield(copying)

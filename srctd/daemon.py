@@ -20,18 +20,21 @@ from srctd.adapters.catalog import Catalog, CatalogSettings
 from srctd.adapters.children import Children, ChildSpec
 from srctd.adapters.control import Control
 from srctd.adapters.journal import Journal, OutboxObject
+from srctd.adapters.ownership import Ownership
 from srctd.adapters.pool import Pool
+from srctd.adapters.remote import Remote
 from srctd.adapters.service import Service
 from srctd.adapters.space import SharedStorage
 from srctd.answers import Answers
 from srctd.catalogd.app import password_file
 from srctd.catalogd.auth import ADMIN, create_admin
 from srctd.catalogd.store import Store
-from srctd.config import STEP_TIMEOUTS, Config, load_recipes, read_secret
+from srctd.config import STEP_TIMEOUTS, Config, expanded, load_recipes, read_secret
 from srctd.copies import Copies
 from srctd.core.datasets import CatalogObject
 from srctd.core.errors import ConfigError, SrctdError
 from srctd.core.lifecycle import Scan
+from srctd.core.remote import Target
 from srctd.core.scan import Manifest
 from srctd.engine import Engine, JournalThread
 from srctd.formats.isolated import IsolatedReader
@@ -50,6 +53,8 @@ log = structlog.get_logger()
 MOST_THREADS = 256
 """For calls that block. One that waits for a dead server keeps its thread, and listing and judging need theirs all
 the same; asyncio's own few would soon be used up. A thread is made when no other is idle."""
+CLOSED_MASK = 0o027
+"""What grows is for the daemon's user and group alone; what is finished gets the modes of [ownership]."""
 OUTBOX_SECONDS = 2.0
 """How often the documents that wait for the catalogue are counted."""
 
@@ -105,8 +110,10 @@ class Daemon:
         self._catalog_url = _embedded_url(config) if config.catalog.embedded else config.catalog.url
         reserve = config.storage.reserve_bytes
         storage = SharedStorage(config.storage.shared, str(state / "storage"), config.space.thresholds)
+        ownership = Ownership(config.ownership)
+        log.info("daemon.ownership", sentence=ownership.check(config.storage.shared))
         room = Room(config, storage, lambda: self.engine.scans.values())
-        copies = Copies(config.daemon.copies_at_once, storage, reserve)
+        copies = Copies(config.daemon.copies_at_once, storage, reserve, ownership)
         # A mistake in a table is named now, not at the first scan that needs it.
         load_tables(config.formats.tags_directory)
         load_layouts(config.formats.layouts_directory)
@@ -119,7 +126,9 @@ class Daemon:
             reader=self._reader,
             storage=storage,
             room=room,
+            ownership=ownership,
             copies=copies,
+            remote=remote_host(config),
             manifest=self._manifest,
         )
         timeouts = {**STEP_TIMEOUTS, **config.daemon.step_timeout_seconds}
@@ -258,6 +267,23 @@ class Daemon:
         return specs
 
 
+def remote_host(config: Config) -> Remote | None:
+    """The further host that gets copies and results, if there is one."""
+    section, modes = config.remote, config.ownership
+    if not section.target:
+        return None
+    target = Target(
+        login=section.login,
+        folder=section.folder,
+        port=section.port,
+        identity_file=expanded(section.identity_file),
+        known_hosts_file=expanded(section.known_hosts_file),
+        file_mode=modes.file_mode,
+        folder_mode=modes.folder_mode,
+    )
+    return Remote(target, config.daemon.copies_at_once)
+
+
 def local_workers(config: Config) -> tuple[int, int]:
     """Worker processes to start and threads for each."""
     cores = len(os.sched_getaffinity(0))
@@ -269,6 +295,7 @@ def local_workers(config: Config) -> tuple[int, int]:
 
 def run(config: Config) -> None:
     """Run the daemon until it is told to stop."""
+    os.umask(os.umask(CLOSED_MASK) | CLOSED_MASK)
 
     async def go() -> None:
         await Daemon(config).run()

@@ -40,7 +40,8 @@ log = structlog.get_logger()
 T = TypeVar("T")
 LAST_SECONDS = 2.0
 """For canceled steps; a thread that hangs on a dead file server is left behind."""
-AT_WORKERS = frozenset({Step.PREVIEW, Step.RECONSTRUCT})
+CUT_AT_ONCE = frozenset({Step.PREVIEW, Step.RECONSTRUCT, Step.SEND, Step.SEND_RESULTS})
+"""At a stop: they wait for others, and go on where they were."""
 
 
 class JournalPort(Protocol):
@@ -169,11 +170,12 @@ class Engine:
     async def stop(self, grace_seconds: float) -> None:
         """Start nothing more, give what runs a grace, cancel the rest.
 
-        What is cut short is done again, so steps that wait for workers are cut at once: finished shards stay.
+        What is cut short is done again, so steps that wait for others are cut at once: finished shards, and what
+        was sent, stay.
         """
         self._stopping = True
         for (_, step), task in self._running.items():
-            if step in AT_WORKERS:
+            if step in CUT_AT_ONCE:
                 task.cancel()
         tasks = list(self._running.values())
         if tasks:

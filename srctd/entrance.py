@@ -25,7 +25,7 @@ from srctd.core.series import series_of
 from srctd.engine import Engine
 from srctd.formats.content import content_digest
 from srctd.messages import Messages
-from srctd.taskfolder import part_folder, task_folder
+from srctd.taskfolder import owner_of, part_folder, task_folder
 
 log = structlog.get_logger()
 
@@ -51,7 +51,8 @@ class Entrance:
             arrival.copied_ahead = True
             scan = scan_id(path, self._next_revision(path))
             with suppress(HoldError):  # no such account: the scan will be held at LOGIN, with the sentence
-                self._copies.begin(scan, manifest, part_folder(self._config, path, scan))
+                part, owner = part_folder(self._config, path, scan), owner_of(path, self._config.accounts)
+                self._copies.begin(scan, manifest, part, owner)
 
     def changed(self, path: str) -> None:
         """Files changed that may be copied ahead."""
@@ -155,7 +156,7 @@ class Entrance:
     async def _supersede(self, path: str) -> None:
         """The files at a path were replaced: what is not done of the scan that they were ends."""
         for known in self._engine.newest_at(path):
-            if not known.done and not known.superseded:
+            if not known.published and not known.superseded:
                 await self._engine.happen(Superseded(scan=known.id))
                 self._discard(known.path, known.id)
 

@@ -78,3 +78,14 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
     derived_pid: str
     record: str
     posted: bool
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
+    """DONE: a further host has the copy, or the results, proven."""
+
+    target: str
+    """`remote.target` of the configuration; empty: no further host was configured."""
+    place: str = ""
+    """The task folder there, relative to the target's folder."""
+    sent_bytes: int = 0
+    """What the last attempt had to send."""

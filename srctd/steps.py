@@ -1,4 +1,4 @@
-"""The eight steps: what is done to a scan, one async function each.
+"""The ten steps: what is done to a scan, one async function each.
 
 A step may be run any number of times: it looks at what is there and does what is missing. Its result goes
 into the journal and is read by the steps that need it. It raises the errors of `srctd.core.errors`; the
@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from srctd.adapters import sync
+from srctd.adapters.ownership import Belonging
 from srctd.core import labels, plan, recipe, voxels
 from srctd.core.completion import State, Verdict
 from srctd.core.errors import NoSpace, ScanUnreadable, StorageUnavailable
@@ -28,8 +29,9 @@ from srctd.core.space import Grade
 from srctd.publishing import publish, register
 from srctd.results import Checked, Identified, Previewed, Reconstructed, Submitted, Synced
 from srctd.room import Claim, allocated
+from srctd.sending import send, send_results
 from srctd.services import SOFTWARE, CatalogPort, Outcome, PoolPort, Work
-from srctd.taskfolder import owner_of, part_folder, read_parameters, stored, write_json
+from srctd.taskfolder import owner_of, part_folder, publish_tree, read_parameters, stored, write_json
 
 HEALTH_SECONDS = 2.0
 
@@ -37,12 +39,15 @@ HEALTH_SECONDS = 2.0
 
 
 async def identify(work: Work) -> Identified:
-    """Find the scan's owner by its path; ask whether the catalogue answers (no is no obstacle)."""
+    """Find the scan's owner by its path; hold it if this machine does not know them.
+
+    Whether the catalogue answers is asked, too; that it does not is no obstacle.
+    """
+    owner = owner_of(work.scan.path, work.services.config.accounts)
+    await asyncio.to_thread(work.services.ownership.of, owner)  # nothing is copied for nobody
     catalog = work.services.catalog
     reachable = await _reachable(catalog) if catalog else None
-    return Identified(
-        owner=owner_of(work.scan.path, work.services.config.accounts), catalog_reachable=reachable
-    )
+    return Identified(owner=owner, catalog_reachable=reachable)
 
 
 async def check(work: Work) -> Checked:
@@ -77,16 +82,18 @@ async def sync_input(work: Work) -> Synced:
     in_place = work.result(Step.CHECK, Checked).in_place or bool(work.scan.leader)
     final = work.task_folder
     part = part_folder(work.services.config, work.scan.path, work.scan.id)
-    await asyncio.to_thread(work.services.storage.make_account, final.parent.name)
+    belonging = await work.belonging()
+    await asyncio.to_thread(work.services.storage.make_account, final.parent.name, belonging.give_own)
     proven = await asyncio.to_thread(sync.published, final)
     if proven is None and in_place:
         proven = await _proven_in_place(work)
-        await asyncio.to_thread(sync.write_manifest, part, proven, None)
+        await asyncio.to_thread(sync.link_input, part, _in_place_of(work, proven))
+        await asyncio.to_thread(sync.write_manifest, part, proven, belonging.give)
     elif proven is None:
         manifest = await work.services.manifest(work.scan.id)
         await _copies_are_made(work)
-        proven = await work.services.copies.copy(work.scan.id, manifest, part)
-    await asyncio.to_thread(sync.publish, part, final)
+        proven = await work.services.copies.copy(work.scan.id, manifest, part, work.owner)
+    await stored(_publish_copy, part, final, belonging)
     opened = proven if in_place else msgspec.structs.replace(proven, folder=str(final / "input"))
     return Synced(input=opened.main, in_place=in_place)
 
@@ -97,6 +104,13 @@ async def _copies_are_made(work: Work) -> None:
     if left:
         needed = left + work.services.config.storage.reserve_bytes
         await asyncio.to_thread(work.services.storage.require_grade_below, Grade.STOP, what, needed)
+
+
+def _publish_copy(part: Path, final: Path, belonging: Belonging) -> None:
+    """Let the task folder appear, the daemon's own; that it did so before is fine."""
+    if part.is_dir():
+        belonging.give_folder(part)
+    sync.publish(part, final)
 
 
 async def _proven_in_place(work: Work) -> Manifest:
@@ -114,6 +128,11 @@ async def _proven_in_place(work: Work) -> Manifest:
     return msgspec.structs.replace(proven, folder=str(holder / "input"))
 
 
+def _in_place_of(work: Work, proven: Manifest) -> str:
+    """Where the link `input` of a scan leads that is not copied: a member's to the first member's."""
+    return f"../{work.scan.leader_task}/{sync.INPUT}" if work.scan.leader else proven.folder
+
+
 async def submit(work: Work) -> Submitted:
     """Choose the recipe, resolve every parameter, divide the volume, write the parameter file."""
     header = work.result(Step.CHECK, Checked).header
@@ -124,24 +143,29 @@ async def submit(work: Work) -> Submitted:
     shards = plan.shards(first, end, work.services.pool.worker_count())
     parameters = msgspec.structs.replace(parameters, shards=shards)
     path = work.parameter_file
-    await write_json(work.index_file, msgspec.structs.replace(index, header=header))
-    await write_json(path, parameters)
+    belonging = await work.belonging()
+    await write_json(work.index_file, msgspec.structs.replace(index, header=header), belonging)
+    await write_json(path, parameters, belonging)
     return Submitted(parameters=str(path), recipe=parameters.recipe, shards=shards)
 
 
 async def preview(work: Work) -> Previewed:
     """Have the axis found and three orthogonal slices shown; write what was found into the parameter file."""
     path, folder = work.parameter_file, work.task_folder / work.name("preview")
+    part = folder.with_name(f".{folder.name}.part-made")
+    belonging = await work.belonging()
     written = await read_parameters(path)
     parameters = written.without_estimates()
     if parameters != written:  # a run that was cut short after the estimate: estimate anew
-        await write_json(path, parameters)
-    job = PreviewJob(scan=work.scan.id, parameters=str(path), output=str(folder))
+        await write_json(path, parameters, belonging)
+    await stored(sync.remove_folder, part)
+    job = PreviewJob(scan=work.scan.id, parameters=str(path), output=str(part))
     outcome = await work.services.pool.run(job, priority=1)
     found: PreviewResult = outcome.result
     completed = parameters.with_estimates(found)
     if completed != parameters:
-        await write_json(path, completed)
+        await write_json(path, completed, belonging)
+    await stored(publish_tree, part, folder, belonging)
     picture = f"{folder.name}/{found.pictures[0]}"
     return Previewed(preview=found, picture=picture, seconds=dict(outcome.seconds))
 
@@ -161,7 +185,7 @@ async def reconstruct(work: Work) -> Reconstructed:
     for outcome in outcomes:
         for phase, value in outcome.seconds.items():
             seconds[phase] = round(seconds.get(phase, 0.0) + value, 6)
-    digest, size = await stored(_finish_output, part, output)
+    digest, size = await stored(_finish_output, part, output, await work.belonging())
     shown = work.result(Step.PREVIEW, Previewed).preview
     rows = [shard.end - shard.first for shard in shards]
     scaling = voxels.scaling(parameters)
@@ -211,6 +235,8 @@ STEPS: Mapping[Step, StepFunction] = {
     Step.RECONSTRUCT: _with_needs(reconstruct),
     Step.REGISTER: _with_needs(register),
     Step.PUBLISH: _with_needs(publish),
+    Step.SEND: send,
+    Step.SEND_RESULTS: send_results,
 }
 
 
@@ -301,11 +327,11 @@ def _bytes_in(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _finish_output(part: Path, output: Path) -> tuple[str, int]:
+def _finish_output(part: Path, output: Path, belonging: Belonging) -> tuple[str, int]:
     """Drop the shards' side-cars, take the volume's digest, let the output folder appear."""
     sync.remove_folder(part / "shards")
     digest, size = sync.digest_file(part / "volume.h5")
-    sync.replace_folder(part, output)
+    publish_tree(part, output, belonging)
     return digest, size
 
 

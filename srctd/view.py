@@ -13,7 +13,7 @@ from srctd.arrivals import Arrival
 from srctd.core.completion import State, Verdict
 from srctd.core.dispatch import ScanJobs
 from srctd.core.lifecycle import Box, Scan, Stage, Status, Step, current_stage, stages
-from srctd.results import Previewed, Published, Reconstructed, Registered, Submitted, Synced
+from srctd.results import Previewed, Published, Reconstructed, Registered, Sent, Submitted, Synced
 
 MOST_PLACES = 5
 """Other places of the same files that are named."""
@@ -245,6 +245,8 @@ def _results(scan: Scan) -> dict[str, Any]:
         found["raw_pid"] = registered.raw_pid
     if published := result(Step.PUBLISH, Published):
         found |= {"derived_pid": published.derived_pid, "record": published.record}
+    if (sent := result(Step.SEND, Sent)) and sent.target:
+        found["remote"] = f"{sent.target}/{sent.place}"
     return found
 
 

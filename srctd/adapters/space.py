@@ -2,7 +2,10 @@
 
 import errno
 import os
+import secrets
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from srctd.core.errors import NoSpace, NotPermitted, SrctdError, StorageUnavailable
@@ -158,10 +161,11 @@ class SharedStorage:
         marker, _, path = _text_of(self._note).partition(" ")
         return marker if path == self.path else ""
 
-    def make_account(self, account: str) -> None:
+    def make_account(self, account: str, give: Callable[[int], None]) -> None:
         """Make an account's folder, unless it is there; raises as `require` does, and `NoSpace`.
 
-        It is made in the very file system in which the marker was found, whatever is mounted at its path meanwhile.
+        It is made in the very file system in which the marker was found, whatever is mounted at its path meanwhile,
+        and appears when it is handed over by `give`, which takes its descriptor.
         """
         self._require_marker()
         try:
@@ -169,12 +173,9 @@ class SharedStorage:
             try:
                 if not os.access(self.MARKER, os.F_OK, dir_fd=top):
                     raise self._gone(f"has no marker {self.MARKER} of this daemon")
-                os.mkdir(account, dir_fd=top)
-                os.fsync(top)
+                _make_given(top, account, give)
             finally:
                 os.close(top)
-        except FileExistsError:
-            pass
         except OSError as exc:
             raise _write_error(os.path.join(self.path, account), exc) from exc
 
@@ -197,6 +198,28 @@ class SharedStorage:
     def _gone(self, how: str) -> StorageUnavailable:
         hint = f"is the file system mounted? If it was replaced for good, remove {self._note}"
         return StorageUnavailable(f"storage.shared = {self.path!r} {how}", hint=hint)
+
+
+def _make_given(top: int, name: str, give: Callable[[int], None]) -> None:
+    """Make a folder in `top` that appears when it is handed over; that it is there is fine: it stays as it is."""
+    if os.access(name, os.F_OK, dir_fd=top):
+        return
+    part = f".{name[:64]}.part-{secrets.token_hex(4)}"
+    os.mkdir(part, 0o700, dir_fd=top)
+    try:
+        descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
+        try:
+            give(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(part, name, src_dir_fd=top, dst_dir_fd=top)
+        os.fsync(top)
+    except OSError as exc:
+        if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another scan of the account was faster
+            raise
+    finally:
+        with suppress(FileNotFoundError):
+            os.rmdir(part, dir_fd=top)
 
 
 def _text_of(path: str) -> str:

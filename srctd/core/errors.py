@@ -36,6 +36,10 @@ class SourceChanged(TransientError):
     """The source changed while it was read; the step starts over."""
 
 
+class RemoteUnavailable(TransientError):
+    """The host that gets copies is down, unreachable or full, or broke off."""
+
+
 class CatalogUnavailable(TransientError):
     """The catalogue is down, unreachable, or failing in a way that may heal."""
 

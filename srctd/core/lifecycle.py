@@ -1,4 +1,4 @@
-"""The life of a scan: eight steps, one table, one pure function.
+"""The life of a scan: ten steps, one table, one pure function.
 
 A scan enters when its files are complete (`Completed`). From then on `NEEDS` alone decides what may run: a step
 runs when every step that it needs is done. `advance` takes a scan and an event and returns the scan after the
@@ -32,6 +32,8 @@ class Step(StrEnum):
     RECONSTRUCT = "reconstruct"
     REGISTER = "register"
     PUBLISH = "publish"
+    SEND = "send"
+    SEND_RESULTS = "send_results"
 
 
 NEEDS: Mapping[Step, frozenset[Step]] = {
@@ -43,6 +45,8 @@ NEEDS: Mapping[Step, frozenset[Step]] = {
     Step.RECONSTRUCT: frozenset({Step.PREVIEW}),
     Step.REGISTER: frozenset({Step.SYNC}),
     Step.PUBLISH: frozenset({Step.RECONSTRUCT, Step.REGISTER}),
+    Step.SEND: frozenset({Step.SYNC}),
+    Step.SEND_RESULTS: frozenset({Step.SEND, Step.PUBLISH}),
 }
 
 
@@ -150,6 +154,11 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     def done(self) -> bool:
         """Whether every step is done."""
         return all(self.step(step).status is Status.DONE for step in Step)
+
+    @property
+    def published(self) -> bool:
+        """Whether results are there and catalogued; at most sending them to a further host is left."""
+        return self.step(Step.PUBLISH).status is Status.DONE
 
     @property
     def held(self) -> Step | None:
@@ -449,7 +458,7 @@ _STEPS_OF: Mapping[Stage, tuple[Step, ...]] = {
     Stage.SUBMIT: (Step.SYNC, Step.SUBMIT),
     Stage.QUEUE: (),
     Stage.RUN: (Step.PREVIEW, Step.RECONSTRUCT),
-    Stage.DONE: (Step.REGISTER, Step.PUBLISH),
+    Stage.DONE: (Step.REGISTER, Step.PUBLISH, Step.SEND, Step.SEND_RESULTS),
 }
 
 

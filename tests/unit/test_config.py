@@ -35,6 +35,19 @@ def test_the_shipped_recipes_are_valid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("target", "login", "folder"),
+    [
+        ("tomo@archive.example:/data/a b/", "tomo@archive.example", "/data/a b"),
+        ("archive:/", "archive", "/"),
+        ("u@[fe80::1%eth0]:/d:/e", "u@[fe80::1%eth0]", "/d:/e"),
+    ],
+)
+def test_the_parts_of_a_further_host(target: str, login: str, folder: str, tmp_path: Path) -> None:
+    section = load(write(tmp_path, GOOD + f"[remote]\ntarget = '{target}'\n")).remote
+    assert (section.login, section.folder) == (login, folder)
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         (
@@ -48,6 +61,14 @@ def test_the_shipped_recipes_are_valid(tmp_path: Path) -> None:
         ),
         (GOOD + "expectation = ['x']\n", ["watch[0].expectation", "known: metadata, log"]),
         (GOOD + "settle_seconds = 20\n", ["watch[0].settle_seconds = 20", "unmarked_settle_seconds = 15"]),
+        (
+            GOOD + "[remote]\ntarget = 'archive'\n",
+            ["remote.target = 'archive'", "user@host:/absolute/folder"],
+        ),
+        (GOOD + "[remote]\ntarget = 'u@h:relative'\n", ["remote.target"]),
+        (GOOD + "[remote]\ntarget = '-oProxyCommand=x:/d'\n", ["remote.target"]),
+        (GOOD + "[remote]\ntarget = 'u@h:/d'\nport = 0\n", ["remote.port = 0"]),
+        (GOOD + "[remote]\ntarget = 'u@h:/d'\nidentity_file = 'key'\n", ["remote.identity_file", "absolute"]),
         (GOOD + "unannounced_settle_seconds = 0\n", ["watch[0].unannounced_settle_seconds", "not positive"]),
         (GOOD + "rest_listing_seconds = -1\n", ["watch[0].rest_listing_seconds"]),
         (GOOD + "usable_hole_deg = 181\n", ["watch[0].usable_hole_deg", "181"]),

@@ -244,13 +244,43 @@ def test_a_link_planted_in_the_target_is_not_written_through(source, part, tmp_p
 def test_files_on_shared_storage_are_proven_where_they_are(source, part):
     file = a_file(source, "raw/a.h5", b"frames")
     manifest = sync.digest_in_place(Manifest(folder=str(source), files=(file,)))
-    sync.write_manifest(part, manifest, None)
+    sync.link_input(part, str(source))
+    sync.write_manifest(part, manifest)
     assert (part / "manifest.xxh128").read_text() == (
-        f"{xxhash.xxh3_128_hexdigest(b'frames')}  {source}/raw/a.h5\n"
+        f"{xxhash.xxh3_128_hexdigest(b'frames')}  input/raw/a.h5\n"
     )
     assert tree(part) == ["manifest.json", "manifest.xxh128"]
     with pytest.raises(SourceChanged):
         sync.digest_in_place(Manifest(folder=str(source), files=(msgspec.structs.replace(file, size=5),)))
+
+
+def test_nothing_is_written_or_removed_through_the_link_to_files_left_in_place(source, part):
+    file = a_file(source, "raw/a.h5", b"frames")
+    a_file(source, ".old.part", b"a name that is swept in task folders")
+    wanted = Manifest(folder=str(source), files=(file,))
+    before = tree(source)
+    final = part.with_name("scan")
+
+    def link():
+        sync.link_input(part, str(source))
+        sync.write_manifest(part, sync.digest_in_place(wanted))
+
+    link()
+    link()
+    sync.publish(part, final)
+    assert (final / "input/raw/a.h5").read_bytes() == b"frames"
+    assert sync.published(final) == sync.digest_in_place(wanted)
+    sync.sweep(final)
+    link()
+    sync.publish(part, final)
+    sync.replace_folder(final, part.with_name("other"))
+    sync.remove_folder(part.with_name("other"))
+    link()
+    other = source.with_name("another")
+    sync.copy(Manifest(folder=str(other), files=(a_file(other, "b", b"b"),)), part)
+    assert not (part / "input").is_symlink()
+    assert tree(source) == before
+    assert tree(part) == ["input/b", "manifest.json", "manifest.xxh128"]
 
 
 def test_inside_looks_through_links(tmp_path):

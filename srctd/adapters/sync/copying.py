@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import xxhash
 
-from srctd.adapters.sync.commit import INPUT, write_manifest
+from srctd.adapters.sync.commit import make_input, write_manifest
 from srctd.adapters.sync.folders import created, make_folder, sync_folder, write_all
 from srctd.adapters.sync.notes import PROGRESS, read_progress
-from srctd.adapters.sync.options import PLAIN, CopyOptions
+from srctd.adapters.sync.options import PLAIN, CopyOptions, Give
 from srctd.adapters.sync.source import blocks, check_unchanged, checked_names, digest_file, opened
 from srctd.adapters.sync.trouble import writing
 from srctd.core.errors import NoSpace
@@ -29,8 +29,7 @@ def copy_settled(
     that does.
     """
     closed = tuple(file for file in seen.files if settled.get(file.path) == file.size)
-    folder = part / INPUT
-    make_folder(folder, top=part.parent)
+    folder = make_input(part)
     checked_names(seen.folder, closed)
     earlier = read_progress(part)
     with writing(part), (part / PROGRESS).open("ab") as notes:
@@ -59,10 +58,10 @@ def copy(wanted: Manifest, part: Path, options: CopyOptions = PLAIN) -> Manifest
     Raises `SourceChanged`, `ScanUnreadable` (a name or file that must not be copied), `NoSpace` (then `part` is
     removed), `NotPermitted`, `StorageUnavailable`.
     """
-    folder, source, files = part / INPUT, wanted.folder, wanted.files
+    source, files = wanted.folder, wanted.files
     names = checked_names(source, files)
     try:
-        make_folder(folder, top=part.parent)
+        folder = make_input(part)
         earlier = read_progress(part)
         with writing(part), (part / PROGRESS).open("ab") as notes:
             notes.write(b"\n")  # ends a line that was cut short
@@ -74,9 +73,9 @@ def copy(wanted: Manifest, part: Path, options: CopyOptions = PLAIN) -> Manifest
                     notes.write(msgspec.json.encode(entry) + b"\n")
                     notes.flush()
                 proven.append(entry)
-        _settle(folder, names)
+        _settle(folder, names, options.give)
         manifest = msgspec.structs.replace(wanted, files=tuple(proven))
-        write_manifest(part, manifest, f"{INPUT}/")
+        write_manifest(part, manifest, options.give)
     except NoSpace:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -130,6 +129,7 @@ def _copied(source: str, file: FileEntry, folder: Path, options: CopyOptions) ->
             options.pace.take(len(block))
         check_unchanged(original, path, file)
         os.utime(copied, ns=(file.mtime_ns, file.mtime_ns))
+        options.give(copied)
         os.fsync(copied)
     return msgspec.structs.replace(file, digest=digest.hexdigest())
 
@@ -145,12 +145,12 @@ def allocate(descriptor: int, size: int) -> None:
             raise
 
 
-def _settle(folder: Path, names: frozenset[str]) -> None:
-    """Remove files of an earlier attempt that do not belong to the scan; make all folders durable."""
+def _settle(folder: Path, names: frozenset[str], give: Give) -> None:
+    """Remove files of an earlier attempt that do not belong to the scan; hand all folders over, durable."""
     with writing(folder):
         for here, _, files in os.walk(folder):
             for file in files:
                 path = os.path.join(here, file)
                 if os.path.relpath(path, folder) not in names:
                     os.unlink(path)
-            sync_folder(Path(here))
+            sync_folder(Path(here), give)

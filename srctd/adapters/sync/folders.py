@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from srctd.adapters.sync.options import Give, keep
 from srctd.adapters.sync.trouble import writing
+from srctd.core.errors import SrctdError
 
 _NO_EXCHANGE = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a small file that is there, whole and durable, or as it was before.
+def write_atomic(path: Path, data: bytes, give: Give = keep) -> None:
+    """Write a small file that is there, whole, durable and handed over, or as it was before.
 
     Raises `NoSpace`, `NotPermitted`, `StorageUnavailable`.
     """
@@ -26,9 +28,10 @@ def write_atomic(path: Path, data: bytes) -> None:
         try:
             with created(part, os.O_EXCL) as target:
                 write_all(target, memoryview(data))
+                give(target)
                 os.fsync(target)
             part.replace(path)
-        except OSError:
+        except (OSError, SrctdError):
             part.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
@@ -110,10 +113,11 @@ def sweep(task: Path) -> tuple[str, ...]:
     return tuple(path.name for path in remainders if os.path.lexists(path))
 
 
-def sync_folder(path: Path) -> None:
-    """Make a folder's names durable, where the file system knows of that."""
+def sync_folder(path: Path, give: Give = keep) -> None:
+    """Make a folder's names durable, where the file system knows of that; hand it over before."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        give(descriptor)
         os.fsync(descriptor)
     except OSError as exc:
         if exc.errno not in (errno.EINVAL, errno.EOPNOTSUPP):

@@ -37,7 +37,10 @@ def checked_names(folder: str, files: Sequence[FileEntry]) -> frozenset[str]:
 
 @contextmanager
 def opened(folder: str, name: str) -> Iterator[int]:
-    """A descriptor of a regular file below a folder. Follows no link below it and waits for no FIFO."""
+    """A descriptor of a regular file below a folder. Follows no link on the way and waits for no FIFO.
+
+    `folder`: absolute, and free of symbolic links when it was listed.
+    """
     path = f"{folder}/{name}"
     *parents, last = name.split("/")
     below = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -45,6 +48,13 @@ def opened(folder: str, name: str) -> Iterator[int]:
         with reading(path):
             descriptor = os.open(folder, below)
             stack.callback(os.close, descriptor)
+            if (
+                os.readlink(f"/proc/self/fd/{descriptor}") != folder
+            ):  # a link took the place of a folder on the way
+                raise ScanUnreadable(
+                    f"{folder} leads elsewhere now, through a symbolic link",
+                    hint="a scan stays where it was found",
+                )
             for parent in parents:
                 descriptor = os.open(parent, below | os.O_NOFOLLOW, dir_fd=descriptor)
                 stack.callback(os.close, descriptor)
@@ -82,7 +92,7 @@ def check_unchanged(descriptor: int, path: str, file: FileEntry) -> None:
 
 def digest_file(path: Path) -> tuple[str, int]:
     """xxh3-128 (32 hexadecimal digits) and size of a file."""
-    with opened(str(path.parent), path.name) as source:
+    with opened(os.path.realpath(path.parent), path.name) as source:
         size = os.fstat(source).st_size
         digest = xxhash.xxh3_128()
         for block in blocks(source, str(path), size):
