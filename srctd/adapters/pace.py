@@ -19,6 +19,7 @@ import ctypes
 import heapq
 import itertools
 import math
+import operator
 import os
 import platform
 import threading
@@ -204,10 +205,10 @@ def counts(device: Path) -> Counts | None:
     return Counts(fields[2] * SECTOR_BYTES, fields[6] * SECTOR_BYTES, fields[9] / 1000)
 
 
-def _turns(device: Path | None) -> bool:
-    """Whether a disk calls itself one with a moving head: of others, being busy does not mean having no room."""
+def has_moving_head(device: Path) -> bool:
+    """What a block device says of itself."""
     try:
-        return device is not None and (device / "queue/rotational").read_text(encoding="ascii").strip() == "1"
+        return (device / "queue/rotational").read_text(encoding="ascii").strip() == "1"
     except OSError:
         return False
 
@@ -223,8 +224,8 @@ class _Disk:
         self.known = Disk()
         self.own_writes = False
         """Whether shared storage lies on it as well."""
-        self._turns = _turns(device)
-        self._before = (math.nan, 0, Counts(0, 0, 0.0))
+        self._moving_head = device is not None and has_moving_head(device)
+        self._before: tuple[float, int, Counts] | None = None
 
     @property
     def counted(self) -> bool:
@@ -233,22 +234,26 @@ class _Disk:
 
     def observe(self, now: float, sections: Sequence[WatchSection], grown: int) -> None:
         """Find out what happened since the last time. `sections`: the roots on it, of which `grown` bytes grew."""
-        at, grown_before, before = self._before
-        if now - at < (OBSERVE_SECONDS if self.counted else GROWTH_SECONDS) * 0.9:
+        before = self._before
+        seconds = now - before[0] if before else math.inf
+        if seconds < (OBSERVE_SECONDS if self.counted else GROWTH_SECONDS) * 0.9:
             return
-        device = counts(self.device) if self.device else None
-        done = device or Counts(self.gate.passed, grown, 0.0)
-        self._before = (now, grown, done)
-        if math.isnan(at):
+        done = counts(self.device) if self.device else Counts(self.gate.passed, grown, 0.0)
+        self._before = (now, grown, done) if done else None
+        if before is None or done is None:
             return
-        seconds = now - at
-        written = done.written - before.written if self.counted else grown - grown_before
-        busy = (done.busy_seconds - before.busy_seconds) / seconds if self._turns and self.counted else 0.0
-        load = Load(seconds, max(0, written), max(0, done.read - before.read), busy)
+        load = self._load(seconds, Counts(*map(operator.sub, done, before[2])), grown - before[1])
         configured = max(section.disk_megabytes_per_second for section in sections) * 1e6
         fraction = min(section.yield_fraction for section in sections)
         self.known = observed(self.known, load, configured, fraction)
         self.gate.rate = self.known.allowed
+
+    def _load(self, seconds: float, done: Counts, grown: int) -> Load:
+        total = done.read + done.written
+        if not self.counted:
+            return Load(seconds, grown, done.read, total)
+        busy = done.busy_seconds / seconds
+        return Load(seconds, done.written, done.read, total, busy, self._moving_head)
 
 
 class _Root:
@@ -262,15 +267,15 @@ class _Root:
         self.grown = 0
         self.rate = 0.0
         """What copies read of it, bytes per second."""
-        self._before = (math.nan, 0)
+        self._before: tuple[float, int] | None = None
 
     def holds(self, path: str) -> bool:
         return f"{path}/".startswith(f"{self.top.rstrip('/')}/")
 
     def observe(self, now: float) -> None:
-        at, taken = self._before
-        if not math.isnan(at):
-            self.rate = (self.gate.passed - taken) / (now - at)
+        if self._before:
+            at, passed = self._before
+            self.rate = (self.gate.passed - passed) / (now - at)
         self._before = (now, self.gate.passed)
 
 

@@ -21,6 +21,8 @@ SATURATED = 0.95
 """Part of the time for which a disk works above which it gives no more than it just gave."""
 LEAST_BUSY = 0.1
 """A disk that works for less of the time says nothing of what it could do."""
+PRESUMED = 100e6
+"""What a disk gives of which little was seen so far: one for a detector gives more."""
 
 
 # --- a limit ----------------------------------------------------------------------------------------------
@@ -59,8 +61,12 @@ class Load(NamedTuple):
     """Bytes, by the detector."""
     read: float
     """Bytes, by copies and whoever else reads there."""
+    total: float
+    """Bytes, read or written by anybody."""
     busy: float = 0.0
     """Part of the time for which the disk worked; 0 where that is not known."""
+    moving_head: bool = False
+    """Of others, working all the time does not mean that there is no room."""
 
 
 class Disk(NamedTuple):
@@ -68,9 +74,9 @@ class Disk(NamedTuple):
 
     detector: float = 0.0
     """What the detector writes: rises at once, falls by half from one observation to the next."""
-    most: float = 0.0
+    most: float = PRESUMED
     """The most that was seen of the disk, reads and writes together."""
-    gives: float = 0.0
+    gives: float = PRESUMED
     """What the disk is taken to give."""
     allowed: float = math.inf
     """What copies may read."""
@@ -82,13 +88,12 @@ def observed(disk: Disk, load: Load, configured: float, fraction: float) -> Disk
     Copies yield while the detector writes more than a fraction of what the disk gives it, which is what it gives
     less what they read; `allowed` is then most of what the detector leaves.
     """
-    written, read = load.written / load.seconds, load.read / load.seconds
-    most = max(disk.most, written + read)
-    if load.busy >= LEAST_BUSY:  # what it did in the time for which it worked, it could do all the time
-        most = max(most, (written + read) / min(load.busy, 1.0))
+    written, read, total = (count / load.seconds for count in (load.written, load.read, load.total))
+    # What it did in the time for which it worked, it could do all the time.
+    most = max(disk.most, total / min(load.busy, 1.0) if load.busy >= LEAST_BUSY else total)
     gives = configured or most
     # Reads and writes that alternate get less of a disk with a moving head than either would alone.
-    just_now = min(gives, written + read) if load.busy >= SATURATED else gives
+    just_now = min(gives, total) if load.moving_head and load.busy >= SATURATED else gives
     detector = max(written, disk.detector / 2)
     if detector <= max(NEGLIGIBLE * gives, fraction * max(0.0, just_now - read)):
         return Disk(detector, most, gives)
