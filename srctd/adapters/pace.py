@@ -205,14 +205,6 @@ def counts(device: Path) -> Counts | None:
     return Counts(fields[2] * SECTOR_BYTES, fields[6] * SECTOR_BYTES, fields[9] / 1000)
 
 
-def has_moving_head(device: Path) -> bool:
-    """What a block device says of itself."""
-    try:
-        return (device / "queue/rotational").read_text(encoding="ascii").strip() == "1"
-    except OSError:
-        return False
-
-
 class _Disk:
     """A disk on which roots lie."""
 
@@ -224,7 +216,6 @@ class _Disk:
         self.known = Disk()
         self.own_writes = False
         """Whether shared storage lies on it as well."""
-        self._moving_head = device is not None and has_moving_head(device)
         self._before: tuple[float, int, Counts] | None = None
 
     @property
@@ -252,8 +243,7 @@ class _Disk:
         total = done.read + done.written
         if not self.counted:
             return Load(seconds, grown, done.read, total)
-        busy = done.busy_seconds / seconds
-        return Load(seconds, done.written, done.read, total, busy, self._moving_head)
+        return Load(seconds, done.written, done.read, total, done.busy_seconds / seconds)
 
 
 class _Root:
@@ -353,7 +343,7 @@ def _call(*numbers: int) -> int:
 
 
 class Paces:
-    """What the copies of all roots may do. Called by the event loop, but for `priority`."""
+    """What the copies of all roots may do. `pace` and `priority` are for their threads, the rest for the loop."""
 
     def __init__(self, sections: Sequence[WatchSection], places: int, shared: str) -> None:
         """`places`: copies at once from one disk. `shared`: where they are written."""
