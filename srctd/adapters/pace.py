@@ -37,7 +37,7 @@ from srctd.core.pace import Bucket, Disk, Load, filled, observed, seconds_until
 
 log = structlog.get_logger()
 
-OBSERVE_SECONDS = 0.5
+OBSERVE_SECONDS = 0.25
 """How often the block devices are looked at."""
 GROWTH_SECONDS = 10.0
 """Over which time growth is observed: listings come every few seconds."""
@@ -51,8 +51,8 @@ SECTOR_BYTES = 512
 
 _PRIORITY_CALLS = {"x86_64": (251, 252), "aarch64": (30, 31)}
 """Numbers of ioprio_set and ioprio_get, which the C library does not know."""
-_THIS_THREAD = (1, 0)
-"""IOPRIO_WHO_PROCESS and the identifier of the caller."""
+_WHO_PROCESS = 1
+"""The next argument is a thread's identifier; 0: the caller's."""
 _CLASS_SHIFT = 13
 _BEST_EFFORT, _IDLE = 2 << _CLASS_SHIFT, 3 << _CLASS_SHIFT
 PRIORITIES = {"normal": _BEST_EFFORT | 4, "low": _BEST_EFFORT | 7, "idle": _IDLE}
@@ -323,12 +323,21 @@ def fetched_bytes() -> int | None:
 
 def set_io_priority(value: int) -> int:
     """Set the calling thread's I/O priority as ioprio_set(2) knows it; return the one before. Raises `OSError`."""
+    before = io_priority_of(0)
+    _call(_priority_calls()[0], _WHO_PROCESS, 0, value)
+    return before
+
+
+def io_priority_of(thread: int) -> int:
+    """A thread's I/O priority, by its native identifier; 0: the caller's. Raises `OSError`."""
+    return _call(_priority_calls()[1], _WHO_PROCESS, thread)
+
+
+def _priority_calls() -> tuple[int, int]:
     numbers = _PRIORITY_CALLS.get(platform.machine())
     if numbers is None:
         raise OSError(f"no number of ioprio_set is known for {platform.machine()}")
-    before = _call(numbers[1], *_THIS_THREAD)
-    _call(numbers[0], *_THIS_THREAD, value)
-    return before
+    return numbers
 
 
 def _call(*numbers: int) -> int:

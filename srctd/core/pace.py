@@ -15,7 +15,7 @@ NEGLIGIBLE = 0.05
 SHARE = 0.5
 """Copies get so much of what the detector leaves. Were it all of it, a detector that was pushed aside would stay
 there: what it leaves is then what the copies took. This way they take less and less, until it has all it wants."""
-RISE = 1.25
+RISE = 1.1
 """While the detector writes, what copies get grows by no more than this factor from one observation to the next."""
 SATURATED = 0.95
 """Part of the time for which a disk works above which it is taken to give no more than it just gave. A disk that

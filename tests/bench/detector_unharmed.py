@@ -1,11 +1,12 @@
 """What copies cost the detector: how long its writes take while scans are copied from the disk to which it writes.
 
-    python tests/bench/detector_unharmed.py [--seconds 15] [--folder /tmp] [--megabytes 256]
+    python tests/bench/detector_unharmed.py [--seconds 20] [--megabytes 512] [--rate 200]
 
-As root. A simulated detector writes 4 MB at a time past the page cache to a loop-mounted ext4 of its own, once as
-fast as the disk takes it and once at 60 % of that; meanwhile another process copies a scan from the same file
-system to memory, again and again, the page cache of its source dropped before every round, which is the worst that
-copies can do: the detector is alone, beside copies that yield to nothing, and beside copies at the daemon's pace.
+As root. A simulated detector writes 4 MB at a time past the page cache to an ext4 of its own, once as fast as the
+disk takes it and once at 60 % of that; meanwhile another process copies a scan from the same file system, again and
+again, the page cache of its source dropped before every round, which is the worst that copies can do: the detector
+is alone, beside copies that yield to nothing, and beside copies at the daemon's pace. The disk is a loop device on
+a file in memory, that a FUSE process serves one request after the other, at so many megabytes per second in all.
 Prints what the detector got, how long its writes took, and how much was copied beside them.
 """
 
@@ -15,6 +16,7 @@ import mmap
 import multiprocessing
 import os
 import shutil
+import stat
 import statistics
 import subprocess
 import sys
@@ -26,6 +28,8 @@ from contextlib import contextmanager, suppress
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import NamedTuple
+
+import fuse
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -134,24 +138,63 @@ def drop_from_cache(manifest: Manifest) -> None:
 # --- the place --------------------------------------------------------------------------------------------
 
 
+class SlowFile(fuse.Operations):  # type: ignore[misc]
+    """One file, of which reads and writes together have a rate."""
+
+    def __init__(self, backing: str, rate: float) -> None:
+        self._descriptor = os.open(backing, os.O_RDWR)
+        self._rate = rate
+        self._free_at = 0.0
+
+    def getattr(self, path: str, fh: int | None = None) -> dict[str, int]:
+        if path == "/":
+            return {"st_mode": stat.S_IFDIR | 0o700, "st_nlink": 2}
+        size = os.fstat(self._descriptor).st_size
+        return {"st_mode": stat.S_IFREG | 0o600, "st_nlink": 1, "st_size": size}
+
+    def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
+        self._serve(size)
+        return os.pread(self._descriptor, size, offset)
+
+    def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
+        self._serve(len(data))
+        return os.pwrite(self._descriptor, data, offset)
+
+    def _serve(self, count: int) -> None:
+        now = time.perf_counter()
+        self._free_at = max(now, self._free_at) + count / self._rate
+        if self._free_at - now > 0.001:  # a shorter sleep lasts longer than it should
+            time.sleep(self._free_at - now)
+
+
+def serve(backing: str, mount: str, rate: float) -> None:
+    fuse.FUSE(
+        SlowFile(backing, rate), mount, foreground=True, nothreads=True, direct_io=True, big_writes=True
+    )
+
+
 @contextmanager
-def disk(folder: Path, size: int) -> Iterator[Path]:
-    """A file system of its own, on a loop device that goes past the page cache of the disk below."""
-    image, mount = folder / "disk.img", folder / "detector"
+def disk(folder: Path, size: int, rate: float) -> Iterator[Path]:
+    """A file system on a disk with a rate."""
+    image, served, mount = folder / "disk.img", folder / "served", folder / "detector"
+    served.mkdir()
     mount.mkdir()
     with image.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, size)
     subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", image], check=True)
-    command = ["losetup", "--find", "--show", "--direct-io=on", image]
-    device = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    server = multiprocessing.get_context("spawn").Process(target=serve, args=(str(image), str(served), rate))
+    server.start()
     try:
-        subprocess.run(["mount", device, mount], check=True)
+        while not served.is_mount():
+            time.sleep(0.05)
+        subprocess.run(["mount", "-o", "loop", served / "disk.img", mount], check=True)
         try:
             yield mount
         finally:
             subprocess.run(["umount", mount], check=True)
     finally:
-        subprocess.run(["losetup", "--detach", device], check=True)
+        subprocess.run(["fusermount", "-u", served], check=True)
+        server.join()
 
 
 def one_case(
@@ -181,17 +224,15 @@ def one_case(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=15.0)
-    parser.add_argument("--folder", default="/tmp")
-    parser.add_argument(
-        "--megabytes", type=int, default=256, help="of the scan, and of what the detector writes"
-    )
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--megabytes", type=int, default=512, help="of the scan, and of the detector's file")
+    parser.add_argument("--rate", type=float, default=200.0, help="of the disk, megabytes per second")
     options = parser.parse_args()
     size = options.megabytes << 20
     with (
-        tempfile.TemporaryDirectory(dir=options.folder) as folder,
+        tempfile.TemporaryDirectory(dir="/dev/shm") as folder,
         tempfile.TemporaryDirectory(dir="/dev/shm") as shared,
-        disk(Path(folder), size * 5 // 2) as root,
+        disk(Path(folder), size * 5 // 2, options.rate * 1e6) as root,
     ):
         (root / "scan").mkdir()
         for number in range(FILES):
