@@ -429,6 +429,7 @@ def _check_values(path: str, config: Config) -> None:
     _check_space(path, config.space)
     for i, root in enumerate(config.watch):
         _check_evidence(f"{path}: watch[{i}]", root)
+        _check_pace(f"{path}: watch[{i}]", root)
     for i, rule in enumerate(config.accounts):
         _check_account(f"{path}: accounts[{i}]", rule)
     endpoints = [*config.pool_endpoints, config.control.endpoint, config.control.feed_endpoint]
@@ -524,6 +525,16 @@ def _check_names(where: str, root: WatchSection) -> None:
                 hint="only {name} is filled in, and * and ?"
                 + ("; a path inside the HDF5 file begins with /" if key == "must_have" else ""),
             )
+
+
+def _check_pace(where: str, root: WatchSection) -> None:
+    """How fast a root is copied from."""
+    for key in ("copy_megabytes_per_second", "disk_megabytes_per_second"):
+        rate = getattr(root, key)
+        if not 0 <= rate < math.inf:
+            raise ConfigError(f"{where}.{key} = {rate:g} is no rate", hint="0 stands for none")
+    if not 0 < root.yield_fraction <= 1:
+        raise ConfigError(f"{where}.yield_fraction = {root.yield_fraction:g} lies outside 0 to 1")
 
 
 def _check_account(where: str, rule: AccountRule) -> None:
