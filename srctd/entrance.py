@@ -18,7 +18,7 @@ from srctd.adapters import sync
 from srctd.adapters.listing import Listed, Listing
 from srctd.arrivals import Arrival, Site
 from srctd.config import Config
-from srctd.copies import Arriving, Copies
+from srctd.copies import Copies
 from srctd.core.errors import HoldError, SourceChanged, SrctdError
 from srctd.core.grouping import sole_stem
 from srctd.core.lifecycle import Completed, Scan, SeenAgain, Status, Step, Superseded
@@ -26,8 +26,9 @@ from srctd.core.scan import FileEntry, Manifest, SourceFiles, scan_id, task_name
 from srctd.core.series import series_of
 from srctd.engine import Engine
 from srctd.formats.content import content_digest
+from srctd.growing import Arriving
 from srctd.messages import Messages
-from srctd.taskfolder import part_folder, task_folder
+from srctd.taskfolder import owner_of, part_folder, task_folder
 from srctd.threads import at_storage
 
 log = structlog.get_logger()
@@ -69,9 +70,10 @@ class Entrance:
         if wanted == "all":
             settling.again()
         with suppress(HoldError):  # no such account: the scan will be held at LOGIN, with the sentence
-            part = part_folder(self._config, path, scan)
+            part, owner = part_folder(self._config, path, scan), owner_of(path, self._config.accounts)
             expected = max(arrival.expected_bytes, arrival.bytes)
-            self._copies.follow(Arriving(scan, arrival.listed.folder, part, expected), settling.take())
+            arriving = Arriving(scan, arrival.listed.folder, part, owner, expected)
+            self._copies.follow(arriving, settling.take())
             arrival.scan = scan
 
     async def copy_ahead(self, arrival: Arrival, site: Site) -> None:
@@ -84,7 +86,8 @@ class Entrance:
             arrival.copied_ahead = True
             scan = self._scan_at(path)
             with suppress(HoldError):  # no such account: the scan will be held at LOGIN, with the sentence
-                self._copies.begin(scan, manifest, part_folder(self._config, path, scan))
+                part, owner = part_folder(self._config, path, scan), owner_of(path, self._config.accounts)
+                self._copies.begin(scan, manifest, part, owner)
                 arrival.scan = scan
 
     def changed(self, path: str) -> None:
@@ -97,16 +100,19 @@ class Entrance:
         if compared := self._comparing.pop(path, None):
             compared.task.cancel()
 
-    async def sweep(self, arriving: Collection[str]) -> None:
+    async def sweep(self, arriving: Callable[[], Collection[str]]) -> None:
         """Remove copies of an earlier run that no scan needs. `arriving`: paths of all that may become one."""
-        arrivals = frozenset(self._scan_at(path) for path in arriving)
 
-        def claimed(scan: str) -> bool:
-            known = self._engine.scans.get(scan)
-            copied = known is not None and known.step(Step.SYNC).status is Status.DONE
-            return known is not None and not known.superseded and not copied
+        def needed() -> Callable[[str], bool]:
+            arrivals = frozenset(self._scan_at(path) for path in arriving())
+            return lambda scan: scan in arrivals or self._goes_on(scan)
 
-        await self._copies.sweep(claimed, arrivals.__contains__)
+        await self._copies.sweep(needed)
+
+    def _goes_on(self, scan: str) -> bool:
+        """Whether a scan is known whose copy is not published yet."""
+        known = self._engine.scans.get(scan)
+        return known is not None and not known.superseded and known.step(Step.SYNC).status is not Status.DONE
 
     async def take_in(self, arrival: Arrival, site: Site) -> bool:
         """Tell the engine; False if the files changed while they were judged, so that there is nothing to tell."""
@@ -138,6 +144,7 @@ class Entrance:
         revision = self._next_revision(path)
         members = max(1, arrival.probed.members)
         leader = scan_id(path, revision)
+        self._copies.entered(leader)
         task = self._free_task(path, now)
         neighbors = [other for other in site.listing.groups if other != path]
         for member in range(members):
@@ -201,7 +208,7 @@ class Entrance:
     async def _supersede(self, path: str) -> None:
         """The files at a path were replaced: what is not done of the scan that they were ends."""
         for known in self._engine.newest_at(path):
-            if not known.done and not known.superseded:
+            if not known.published and not known.superseded:
                 await self._engine.happen(Superseded(scan=known.id))
                 self._copies.discard(known.id)
 

@@ -1,8 +1,9 @@
 """From directory listings to scans with a verdict: list, see what changed, probe, judge, hand over.
 
 The doorbell (inotify) only shortens the wait; every decision rests on the listing. Files are judged when nothing
-changed between two looks, and not again until something changes or time alone can change the verdict. While they are
-still written they are looked into now and then, to copy what has settled if they will be a scan. They are never locked.
+changed between two looks, and not again until something changes or time alone can change the verdict. While they
+are still written they are looked into now and then, to copy what has settled if they will be a scan. They are never
+locked.
 """
 
 import asyncio
@@ -154,7 +155,7 @@ class Intake:
             self._entrance.vanished(path)
             del self.arrivals[path]
         if self._sweeping is None and all(site.listing.found for site in self.sites):
-            self._sweeping = asyncio.create_task(self._entrance.sweep(list(self.arrivals)))
+            self._sweeping = asyncio.create_task(self._entrance.sweep(lambda: list(self.arrivals)))
         self._pieces = {path: pieces for path, pieces in self._pieces.items() if path in present}
         self.sites = [site for site in self.sites if not site.only or self._messages.about(site.only)]
         return pause
@@ -244,11 +245,12 @@ class Intake:
 
     async def _judge(self, arrival: Arrival, site: Site) -> float:
         now = time.monotonic()
-        if arrival.probed is None or (arrival.probed.missing and now >= arrival.probe_again_at):
+        if arrival.probed is None or (arrival.probed.may_change and now >= arrival.probe_again_at):
             arrival.probed = await self._probe(arrival, site)
             took = time.monotonic() - now
             arrival.probe_allowed_at = now + took + min(PROBE_COST * took, PROBE_PAUSE_SECONDS)
-            arrival.probe_again_at = now + max(site.root.listing_seconds, PROBE_COST_QUIET * took)
+            cost = PROBE_COST if arrival.probed.unreachable else PROBE_COST_QUIET
+            arrival.probe_again_at = now + max(site.root.listing_seconds, cost * took)
         probed = arrival.probed
         if probed.references:
             far = await asyncio.to_thread(self._references.quiet_of, probed.references, now)

@@ -55,6 +55,7 @@ class Meter:
     def end(self) -> None:
         """It ended, well or not."""
         self._working = self._held_back = False
+        self.base, self._moved = min(self.goal, self.base + self._moved), 0
 
     def moved(self, count: int) -> None:
         """So many bytes more."""

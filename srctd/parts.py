@@ -27,7 +27,7 @@ def identity(state_directory: Path) -> str:
 
 def claim(part: Path, owner: str) -> None:
     """Make a part, or go on in one that this daemon made; raises `HoldError` for another daemon's."""
-    sync.make_folder(part)
+    sync.make_folder(part, top=part.parent)
     found = _owner(part)
     if not found:
         sync.write_atomic(part / OWNER, owner.encode())

@@ -13,7 +13,8 @@ from srctd.arrivals import Arrival
 from srctd.core.completion import State, Verdict
 from srctd.core.dispatch import ScanJobs
 from srctd.core.lifecycle import Box, Scan, Stage, Status, Step, current_stage, stages
-from srctd.results import Previewed, Published, Reconstructed, Registered, Submitted, Synced
+from srctd.meter import Figures
+from srctd.results import Previewed, Published, Reconstructed, Registered, Sent, Submitted, Synced
 
 MOST_PLACES = 5
 """Other places of the same files that are named."""
@@ -70,8 +71,7 @@ def why(scan: Scan, jobs: ScanJobs) -> list[str]:
     for step in Step:
         state = scan.step(step)
         if state.status is Status.HELD:
-            again = "" if "srctd retry" in state.reason else f" `srctd retry {scan.id}` tries it again."
-            sentences.append(f"{step}: held. {state.reason}.{again}")
+            sentences.append(f"{step}: held. {state.reason}.{_what_next(scan, step)}")
         elif state.status is Status.RETRYING:
             wait = max(0.0, (state.retry_at or 0.0) - time.time())
             sentences.append(f"{step}: failed {state.attempts} times, again in {wait:.0f} s. {state.reason}.")
@@ -84,6 +84,14 @@ def why(scan: Scan, jobs: ScanJobs) -> list[str]:
     if scan.done:
         sentences.append("Every step is done.")
     return sentences
+
+
+def _what_next(scan: Scan, step: Step) -> str:
+    """How a held step goes on."""
+    state = scan.step(step)
+    if scan.lacks_space is step:
+        return f" It goes on by itself when {_bytes(state.needs_bytes)} are free."
+    return "" if "srctd retry" in state.reason else f" `srctd retry {scan.id}` tries it again."
 
 
 def _elsewhere(scan: Scan) -> list[str]:
@@ -132,6 +140,30 @@ def arrival_row(arrival: Arrival) -> dict[str, Any]:
     }
 
 
+def copy_row(figures: Figures | None) -> dict[str, Any] | None:
+    """How the copy of a scan stands; None: nothing is copied of it, or all is."""
+    if figures is None:
+        return None
+    return {
+        "bytes": figures.copied,
+        "bytes_per_second": round(figures.rate),
+        "held_back": figures.held_back,
+        "still_seconds": round(figures.still_seconds, 1),
+    }
+
+
+def copy_sentences(figures: Figures | None) -> list[str]:
+    """The same for people."""
+    if figures is None:
+        return []
+    copied = f"{_bytes(figures.copied)} of it are copied already"
+    if figures.still_seconds:
+        return [f"{copied}; for {figures.still_seconds:.0f} s no more was taken: does shared storage answer?"]
+    if figures.held_back:
+        return [f"{copied}; the copy is held back, for others or for the detector."]
+    return [f"{copied}, lately {_bytes(round(figures.rate))} a second."]
+
+
 def daemon_facts(started_at: float) -> dict[str, Any]:
     """Who answers."""
     return {
@@ -177,6 +209,8 @@ def _waits_for(arrival: Arrival, verdict: Verdict) -> list[str]:
     """What a scan without a final verdict waits for, and what a person may do."""
     if verdict.state is State.FOREIGN:
         return ["It is looked at again when it changes."]
+    if arrival.probed is not None and arrival.probed.unreachable:
+        return ["It is looked at again and again until the files can be read; till then no verdict is final."]
     quiet = f"Nothing changed for {arrival.quiet_seconds:.0f} s"
     left = max(0.0, verdict.needed_seconds - arrival.quiet_seconds)
     if verdict.nothing_missing:
@@ -226,11 +260,18 @@ def _results(scan: Scan) -> dict[str, Any]:
                 "center_confidence": shown.preview.center_confidence,
             }
         if built := result(Step.RECONSTRUCT, Reconstructed):
-            found |= {"volume": os.path.join(folder, built.volume.path), "shape": built.volume.shape}
+            found |= {
+                "volume": os.path.join(folder, built.volume.path),
+                "shape": built.volume.shape,
+                "dtype": built.volume.dtype,
+                "clipped_fraction": built.volume.clipped_fraction,
+            }
     if registered := result(Step.REGISTER, Registered):
         found["raw_pid"] = registered.raw_pid
     if published := result(Step.PUBLISH, Published):
         found |= {"derived_pid": published.derived_pid, "record": published.record}
+    if (sent := result(Step.SEND, Sent)) and sent.target:
+        found["remote"] = f"{sent.target}/{sent.place}"
     return found
 
 

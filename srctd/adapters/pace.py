@@ -19,6 +19,7 @@ import ctypes
 import heapq
 import itertools
 import math
+import operator
 import os
 import platform
 import threading
@@ -37,7 +38,7 @@ from srctd.threads import at_storage
 
 log = structlog.get_logger()
 
-OBSERVE_SECONDS = 0.5
+OBSERVE_SECONDS = 0.25
 """How often the block devices are looked at."""
 GROWTH_SECONDS = 10.0
 """Over which time growth is observed: listings come every few seconds."""
@@ -51,8 +52,8 @@ SECTOR_BYTES = 512
 
 _PRIORITY_CALLS = {"x86_64": (251, 252), "aarch64": (30, 31)}
 """Numbers of ioprio_set and ioprio_get, which the C library does not know."""
-_THIS_THREAD = (1, 0)
-"""IOPRIO_WHO_PROCESS and the identifier of the caller."""
+_WHO_PROCESS = 1
+"""The next argument is a thread's identifier; 0: the caller's."""
 _CLASS_SHIFT = 13
 _BEST_EFFORT, _IDLE = 2 << _CLASS_SHIFT, 3 << _CLASS_SHIFT
 PRIORITIES = {"normal": _BEST_EFFORT | 4, "low": _BEST_EFFORT | 7, "idle": _IDLE}
@@ -205,14 +206,6 @@ def counts(device: Path) -> Counts | None:
     return Counts(fields[2] * SECTOR_BYTES, fields[6] * SECTOR_BYTES, fields[9] / 1000)
 
 
-def _turns(device: Path | None) -> bool:
-    """Whether a disk calls itself one with a moving head: of others, being busy does not mean having no room."""
-    try:
-        return device is not None and (device / "queue/rotational").read_text(encoding="ascii").strip() == "1"
-    except OSError:
-        return False
-
-
 class _Disk:
     """A disk on which roots lie."""
 
@@ -224,8 +217,7 @@ class _Disk:
         self.known = Disk()
         self.own_writes = False
         """Whether shared storage lies on it as well."""
-        self._turns = _turns(device)
-        self._before = (math.nan, 0, Counts(0, 0, 0.0))
+        self._before: tuple[float, int, Counts] | None = None
 
     @property
     def counted(self) -> bool:
@@ -234,22 +226,25 @@ class _Disk:
 
     def observe(self, now: float, sections: Sequence[WatchSection], grown: int) -> None:
         """Find out what happened since the last time. `sections`: the roots on it, of which `grown` bytes grew."""
-        at, grown_before, before = self._before
-        if now - at < (OBSERVE_SECONDS if self.counted else GROWTH_SECONDS) * 0.9:
+        before = self._before
+        seconds = now - before[0] if before else math.inf
+        if seconds < (OBSERVE_SECONDS if self.counted else GROWTH_SECONDS) * 0.9:
             return
-        device = counts(self.device) if self.device else None
-        done = device or Counts(self.gate.passed, grown, 0.0)
-        self._before = (now, grown, done)
-        if math.isnan(at):
+        done = counts(self.device) if self.device else Counts(self.gate.passed, grown, 0.0)
+        self._before = (now, grown, done) if done else None
+        if before is None or done is None:
             return
-        seconds = now - at
-        written = done.written - before.written if self.counted else grown - grown_before
-        busy = (done.busy_seconds - before.busy_seconds) / seconds if self._turns and self.counted else 0.0
-        load = Load(seconds, max(0, written), max(0, done.read - before.read), busy)
+        load = self._load(seconds, Counts(*map(operator.sub, done, before[2])), grown - before[1])
         configured = max(section.disk_megabytes_per_second for section in sections) * 1e6
         fraction = min(section.yield_fraction for section in sections)
         self.known = observed(self.known, load, configured, fraction)
         self.gate.rate = self.known.allowed
+
+    def _load(self, seconds: float, done: Counts, grown: int) -> Load:
+        total = done.read + done.written
+        if not self.counted:
+            return Load(seconds, grown, done.read, total)
+        return Load(seconds, done.written, done.read, total, done.busy_seconds / seconds)
 
 
 class _Root:
@@ -263,15 +258,15 @@ class _Root:
         self.grown = 0
         self.rate = 0.0
         """What copies read of it, bytes per second."""
-        self._before = (math.nan, 0)
+        self._before: tuple[float, int] | None = None
 
     def holds(self, path: str) -> bool:
         return f"{path}/".startswith(f"{self.top.rstrip('/')}/")
 
     def observe(self, now: float) -> None:
-        at, taken = self._before
-        if not math.isnan(at):
-            self.rate = (self.gate.passed - taken) / (now - at)
+        if self._before:
+            at, passed = self._before
+            self.rate = (self.gate.passed - passed) / (now - at)
         self._before = (now, self.gate.passed)
 
 
@@ -329,12 +324,21 @@ def fetched_bytes() -> int | None:
 
 def set_io_priority(value: int) -> int:
     """Set the calling thread's I/O priority as ioprio_set(2) knows it; return the one before. Raises `OSError`."""
+    before = io_priority_of(0)
+    _call(_priority_calls()[0], _WHO_PROCESS, 0, value)
+    return before
+
+
+def io_priority_of(thread: int) -> int:
+    """A thread's I/O priority, by its native identifier; 0: the caller's. Raises `OSError`."""
+    return _call(_priority_calls()[1], _WHO_PROCESS, thread)
+
+
+def _priority_calls() -> tuple[int, int]:
     numbers = _PRIORITY_CALLS.get(platform.machine())
     if numbers is None:
         raise OSError(f"no number of ioprio_set is known for {platform.machine()}")
-    before = _call(numbers[1], *_THIS_THREAD)
-    _call(numbers[0], *_THIS_THREAD, value)
-    return before
+    return numbers
 
 
 def _call(*numbers: int) -> int:
@@ -349,7 +353,7 @@ def _call(*numbers: int) -> int:
 
 
 class Paces:
-    """What the copies of all roots may do. Called by the event loop, but for `priority`."""
+    """What the copies of all roots may do. `pace` and `priority` are for their threads, the rest for the loop."""
 
     def __init__(self, sections: Sequence[WatchSection], places: int, shared: str) -> None:
         """`places`: copies at once from one disk. `shared`: where they are written."""

@@ -12,15 +12,18 @@ FLOOR = 1e6
 """What copies get at least, however busy the detector is: a copy that stands still would look like a broken one."""
 NEGLIGIBLE = 0.05
 """Part of what a disk gives below which what is written to it is no acquisition."""
-SHARE = 0.8
+SHARE = 0.5
 """Copies get so much of what the detector leaves. Were it all of it, a detector that was pushed aside would stay
 there: what it leaves is then what the copies took. This way they take less and less, until it has all it wants."""
-RISE = 1.25
-"""What copies get grows by no more than this factor from one observation to the next."""
+RISE = 1.1
+"""While the detector writes, what copies get grows by no more than this factor from one observation to the next."""
 SATURATED = 0.95
-"""Part of the time for which a disk works above which it gives no more than it just gave."""
+"""Part of the time for which a disk works above which it is taken to give no more than it just gave. A disk that
+serves many requests at once may well give more, but whether it does is not tried out on a detector."""
 LEAST_BUSY = 0.1
 """A disk that works for less of the time says nothing of what it could do."""
+PRESUMED = 100e6
+"""What a disk gives of which little was seen so far: one for a detector gives more."""
 
 
 # --- a limit ----------------------------------------------------------------------------------------------
@@ -59,6 +62,8 @@ class Load(NamedTuple):
     """Bytes, by the detector."""
     read: float
     """Bytes, by copies and whoever else reads there."""
+    total: float
+    """Bytes, read or written by anybody."""
     busy: float = 0.0
     """Part of the time for which the disk worked; 0 where that is not known."""
 
@@ -68,9 +73,9 @@ class Disk(NamedTuple):
 
     detector: float = 0.0
     """What the detector writes: rises at once, falls by half from one observation to the next."""
-    most: float = 0.0
+    most: float = PRESUMED
     """The most that was seen of the disk, reads and writes together."""
-    gives: float = 0.0
+    gives: float = PRESUMED
     """What the disk is taken to give."""
     allowed: float = math.inf
     """What copies may read."""
@@ -80,17 +85,19 @@ def observed(disk: Disk, load: Load, configured: float, fraction: float) -> Disk
     """A disk after another observation. `configured`: what it gives; 0: the most that was seen of it.
 
     Copies yield while the detector writes more than a fraction of what the disk gives it, which is what it gives
-    less what they read; `allowed` is then most of what the detector leaves.
+    less what they read; `allowed` is then half of what the detector leaves.
     """
-    written, read = load.written / load.seconds, load.read / load.seconds
-    most = max(disk.most, written + read)
-    if load.busy >= LEAST_BUSY:  # what it did in the time for which it worked, it could do all the time
-        most = max(most, (written + read) / min(load.busy, 1.0))
+    written, read, total = (count / load.seconds for count in (load.written, load.read, load.total))
+    # What it did in the time for which it worked, it could do all the time.
+    most = max(disk.most, total / min(load.busy, 1.0) if load.busy >= LEAST_BUSY else total)
     gives = configured or most
-    # Reads and writes that alternate get less of a disk with a moving head than either would alone.
-    just_now = min(gives, written + read) if load.busy >= SATURATED else gives
+    # Reads and writes side by side get less of a disk than the most that was seen of it.
+    just_now = min(gives, total) if load.busy >= SATURATED else gives
     detector = max(written, disk.detector / 2)
-    if detector <= max(NEGLIGIBLE * gives, fraction * max(0.0, just_now - read)):
+    if detector <= NEGLIGIBLE * gives:
         return Disk(detector, most, gives)
+    risen = RISE * disk.allowed
+    if detector <= fraction * max(0.0, just_now - read):
+        return Disk(detector, most, gives, risen if risen < gives else math.inf)
     left = SHARE * max(0.0, just_now - detector)
-    return Disk(detector, most, gives, max(FLOOR, min(left, RISE * disk.allowed)))
+    return Disk(detector, most, gives, max(FLOOR, min(left, risen)))

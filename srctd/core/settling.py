@@ -1,7 +1,7 @@
 """Which bytes of a scan that is still being acquired will most likely not change any more.
 
-That is a guess, from successive looks at sizes and times, and it may be wrong: it only decides what is copied early,
-and what changes all the same is copied again when the scan is complete.
+That is a guess, from successive looks at sizes and times, and it may be wrong: it only decides what is copied
+early, and what changes all the same is copied again when the scan is complete.
 
 A file is settled as a whole once it was left alone for long enough, or once its like has begun after it, as in a
 stack of frames. Of a file that grows, what was there some time ago is settled, in whole blocks.

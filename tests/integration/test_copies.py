@@ -8,10 +8,18 @@ from typing import Any
 import pytest
 import xxhash
 
+from srctd import parts
+from srctd.adapters import sync
+from srctd.adapters.ownership import Ownership
+from srctd.adapters.pace import Paces
 from srctd.adapters.space import SharedStorage
-from srctd.copies import Copies
+from srctd.config import Config, OwnershipSection, StorageSection, WatchSection
+from srctd.copies import Copies, Place
 from srctd.core.errors import SourceChanged
-from srctd.core.scan import FileEntry, Manifest
+from srctd.core.scan import FileEntry, Manifest, Owner
+
+OWNER = Owner(account="a", owner="a", owner_group="a")
+OWNERSHIP = Ownership(OwnershipSection())
 
 
 def manifest(folder: Path) -> Manifest:
@@ -32,63 +40,73 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def part(tmp_path: Path) -> Path:
     (tmp_path / "shared").mkdir()
-    return tmp_path / "shared" / ".s.part"
+    return tmp_path / "shared" / "account" / ".s.part"
 
 
 def play(tmp_path: Path, scenario: Callable[[Copies], Coroutine[Any, Any, None]]) -> None:
     async def stage() -> None:
-        await scenario(Copies(2, SharedStorage(str(tmp_path / "shared"), str(tmp_path / "note")), 0))
+        await scenario(copies_in(tmp_path))
 
     asyncio.run(stage())
+
+
+def copies_in(tmp_path: Path) -> Copies:
+    shared = str(tmp_path / "shared")
+    watched = WatchSection(path=str(tmp_path / "detector"))
+    config = Config(watch=(watched,), storage=StorageSection(shared=shared, reserve_gigabytes=0))
+    place = Place(SharedStorage(shared, str(tmp_path / "note")), OWNERSHIP, "identity")
+    return Copies(config, place, Paces(config.watch, 2, shared), lambda: 0)
 
 
 def check(copied: Manifest, source: Path, part: Path) -> None:
     data = (source / "a.h5").read_bytes()
     assert copied.files[0].digest == xxhash.xxh3_128(data).hexdigest()
     assert (part / "input" / "a.h5").read_bytes() == data
-    assert {path.name for path in part.iterdir()} == {"input", "manifest.json", "manifest.xxh128"}
+    names = {path.name for path in part.iterdir()} - {sync.PROGRESS}
+    assert names == {"input", "manifest.json", "manifest.xxh128", parts.OWNER}
 
 
 def test_a_copy_of_what_is_no_scan_of_its_own_is_removed(source: Path, part: Path, tmp_path: Path) -> None:
     async def scenario(copies: Copies) -> None:
-        copies.begin("s", manifest(source), part)
+        copies.begin("s", manifest(source), part, OWNER)
         await asyncio.sleep(0.5)
         assert await asyncio.to_thread(part.exists)
-        await copies.discard("s")
-        await copies.discard("unknown")
-        assert not await asyncio.to_thread(part.exists)
-        check(await copies.copy("s", manifest(source), part), source, part)
+        copies.discard("s")
+        while await asyncio.to_thread(part.exists):  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.01)
+        copies.discard("unknown")
+        check(await copies.copy("s", manifest(source), part, OWNER), source, part)
 
     play(tmp_path, scenario)
 
 
 def test_the_copy_made_ahead_is_the_copy(source: Path, part: Path, tmp_path: Path) -> None:
     async def scenario(copies: Copies) -> None:
-        copies.begin("s", manifest(source), part)
-        copies.begin("s", manifest(source), part)
-        check(await copies.copy("s", manifest(source), part), source, part)
+        copies.begin("s", manifest(source), part, OWNER)
+        copies.begin("s", manifest(source), part, OWNER)
+        check(await copies.copy("s", manifest(source), part, OWNER), source, part)
 
     play(tmp_path, scenario)
 
 
 def test_a_source_that_changed_is_copied_anew(source: Path, part: Path, tmp_path: Path) -> None:
     async def scenario(copies: Copies) -> None:
-        copies.begin("s", manifest(source), part)
+        copies.begin("s", manifest(source), part, OWNER)
         await asyncio.sleep(0)
         (source / "a.h5").write_bytes(b"other frames" * 10_000)
         copies.abandon("s")
-        copies.begin("s", manifest(source), part)
-        check(await copies.copy("s", manifest(source), part), source, part)
+        copies.begin("s", manifest(source), part, OWNER)
+        check(await copies.copy("s", manifest(source), part, OWNER), source, part)
 
     play(tmp_path, scenario)
 
 
 def test_a_copy_made_ahead_of_other_files_is_worthless(source: Path, part: Path, tmp_path: Path) -> None:
     async def scenario(copies: Copies) -> None:
-        copies.begin("s", manifest(source), part)
+        copies.begin("s", manifest(source), part, OWNER)
         await asyncio.sleep(0.05)
         (source / "a.h5").write_bytes(b"x")
-        check(await copies.copy("s", manifest(source), part), source, part)
+        check(await copies.copy("s", manifest(source), part, OWNER), source, part)
 
     play(tmp_path, scenario)
 
@@ -99,9 +117,9 @@ def test_what_fails_ahead_fails_nobody_and_the_copy_itself_says_why(
     async def scenario(copies: Copies) -> None:
         asked = manifest(source)
         (source / "a.h5").write_bytes(b"x")
-        copies.begin("s", asked, part)
+        copies.begin("s", asked, part, OWNER)
         with pytest.raises(SourceChanged):
-            await copies.copy("s", asked, part)
+            await copies.copy("s", asked, part, OWNER)
 
     play(tmp_path, scenario)
 
@@ -110,7 +128,7 @@ def test_without_the_shared_folder_nothing_is_written(source: Path, tmp_path: Pa
     part = tmp_path / "shared" / "account" / ".s.part"
 
     async def scenario(copies: Copies) -> None:
-        copies.begin("s", manifest(source), part)
+        copies.begin("s", manifest(source), part, OWNER)
         await asyncio.sleep(0.2)
         copies.abandon("s")
 
