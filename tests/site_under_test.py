@@ -26,7 +26,7 @@ reserve_gigabytes = 0.01
 [[watch]]
 path = "{folder}/detector"
 listing_seconds = 0.5
-settle_seconds = 0.3
+settle_seconds = {settle_seconds}
 unmarked_settle_seconds = {unmarked_settle_seconds}
 unannounced_settle_seconds = {unannounced_settle_seconds}
 stalled_seconds = {stalled_seconds}
@@ -68,6 +68,7 @@ class Site:
         *,
         workers: int = 1,
         catalog: str = "embedded = true",
+        settle_seconds: float = 0.3,
         stalled_seconds: float = 3.0,
         unmarked_settle_seconds: float = 0.8,
         unannounced_settle_seconds: float = 1.5,
@@ -86,6 +87,7 @@ class Site:
                 folder=folder,
                 workers=workers,
                 catalog=catalog,
+                settle_seconds=settle_seconds,
                 stalled_seconds=stalled_seconds,
                 unmarked_settle_seconds=unmarked_settle_seconds,
                 unannounced_settle_seconds=unannounced_settle_seconds,
