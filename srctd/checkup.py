@@ -10,6 +10,7 @@ from srctd.core.endpoints import require_local
 from srctd.daemon import local_workers
 from srctd.formats.layouts import load_layouts
 from srctd.formats.tagtables import load_tables
+from srctd.retention import unwritable
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ def findings(config: Config) -> Iterator[Finding]:
         free = space.free_bytes(config.storage.shared) / 1e9
         reserve = config.storage.reserve_gigabytes
         yield Finding(free > reserve, f"  {free:.1f} GB free there, {reserve:g} GB are kept free")
+    yield from _retention(config)
     yield from _people(config)
     workers, threads = local_workers(config)
     yield Finding(
@@ -80,6 +82,22 @@ def _people(config: Config) -> Iterator[Finding]:
         yield Finding(True, "every scan belongs to the account 'unassigned': there are no [[accounts]]")
     for rule in config.accounts:
         yield Finding(True, f"scans whose path has {rule.pattern} belong to {rule.account}")
+
+
+def _retention(config: Config) -> Iterator[Finding]:
+    """What is removed from the watched folders, and what keeps it from being removed."""
+    section = config.retention
+    if not section.enabled:
+        return
+    yield Finding(
+        True,
+        f"removes sources that are copied, catalogued and done for {section.minimum_age_hours:g} hours, while "
+        f"their disk is above {section.high_water_percent:g} %, down to {section.low_water_percent:g} %",
+    )
+    for sentence in unwritable(config):
+        yield Finding(False, sentence)
+    if not (config.catalog.embedded or config.catalog.url):
+        yield Finding(False, "retention is on, but only what was catalogued may be removed: nothing ever is")
 
 
 def _catalog(config: Config) -> Finding:

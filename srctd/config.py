@@ -374,6 +374,7 @@ def _check_values(path: str, config: Config) -> None:
         raise ConfigError(f"{path}: watch is empty", hint="name at least one folder: [[watch]] path = ...")
     _check_roots(path, config)
     _positive(path, config)
+    _check_retention(path, config.retention)
     for i, root in enumerate(config.watch):
         _check_evidence(f"{path}: watch[{i}]", root)
     for i, rule in enumerate(config.accounts):
@@ -435,6 +436,22 @@ def _check_names(where: str, root: WatchSection) -> None:
                 hint="only {name} is filled in, and * and ?"
                 + ("; a path inside the HDF5 file begins with /" if key == "must_have" else ""),
             )
+
+
+def _check_retention(path: str, section: RetentionSection) -> None:
+    """What could remove too much."""
+    low, high = section.low_water_percent, section.high_water_percent
+    if not 0 <= low < high <= 100:
+        raise ConfigError(
+            f"{path}: retention.low_water_percent = {low:g} and high_water_percent = {high:g} are no marks",
+            hint="removing begins above the high one and ends at the low one: 0 <= low < high <= 100",
+        )
+    if not 0 <= section.minimum_age_hours < math.inf:
+        hours = section.minimum_age_hours
+        raise ConfigError(f"{path}: retention.minimum_age_hours = {hours:g} is no length of time")
+    if not 0 < section.check_minutes < math.inf:
+        minutes = section.check_minutes
+        raise ConfigError(f"{path}: retention.check_minutes = {minutes:g} is no length of time")
 
 
 def _check_account(where: str, rule: AccountRule) -> None:

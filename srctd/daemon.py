@@ -32,12 +32,14 @@ from srctd.core.datasets import CatalogObject
 from srctd.core.errors import ConfigError, SrctdError
 from srctd.core.lifecycle import Scan
 from srctd.core.scan import Manifest
+from srctd.departures import Departures
 from srctd.engine import Engine, JournalThread
 from srctd.formats.isolated import IsolatedReader
 from srctd.formats.layouts import load_layouts
 from srctd.formats.tagtables import load_tables
 from srctd.intake import Intake
 from srctd.messages import Messages
+from srctd.retention import Retention
 from srctd.services import Services
 from srctd.taskfolder import part_folder
 
@@ -115,9 +117,10 @@ class Daemon:
         )
         timeouts = {**STEP_TIMEOUTS, **config.daemon.step_timeout_seconds}
         self.engine = Engine(self.journal, self._thread, services, timeouts, self.control.publish)
-        messages = Messages(self.journal, self._thread)
-        self.intake = Intake(config, self.engine, self._reader, copies, messages)
-        self.answers = Answers(config, self.engine, self.intake, self.pool, self._catalog_url)
+        messages, departures = Messages(self.journal, self._thread), Departures()
+        self.intake = Intake(config, self.engine, self._reader, copies, messages, departures)
+        self.retention = Retention(services, self.engine, self.intake, departures, self._last_finished)
+        self.answers = Answers(config, self.engine, self.intake, self.pool, self._catalog_url, self.retention)
 
     async def run(self) -> None:
         """Serve until a signal; raises what ends the process."""
@@ -131,6 +134,7 @@ class Daemon:
         scans = await self._thread.call(self.journal.load)
         await asyncio.to_thread(self._sweep, scans)
         self.engine.load(scans)
+        await self.retention.load()
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -144,10 +148,13 @@ class Daemon:
                         "outbox": self._count_outbox(),
                     }.items()
                 ]
-                intake = group.create_task(self.intake.run_forever(), name="intake")
+                first_to_stop = [
+                    group.create_task(self.intake.run_forever(), name="intake"),
+                    group.create_task(self.retention.run_forever(), name="retention"),
+                ]
                 log.info("daemon.started", scans=len(self.engine.scans), pool=self.pool.endpoints)
                 await self._stop.wait()
-                await self._shut_down(intake)
+                await self._shut_down(first_to_stop)
                 for task in tasks:
                     task.cancel()
         finally:
@@ -161,6 +168,9 @@ class Daemon:
     async def _manifest(self, scan: str) -> Manifest:
         return await self._thread.call(self.journal.manifest, scan)
 
+    async def _last_finished(self) -> dict[str, float]:
+        return await self._thread.call(self.journal.last_finished)
+
     def _sweep(self, scans: Sequence[Scan]) -> None:
         """Remove what superseded scans left of a copy."""
         for scan in scans:
@@ -168,11 +178,14 @@ class Daemon:
                 with contextlib.suppress(SrctdError):  # storage is out of reach: at the next start, then
                     sync.remove_folder(part_folder(self.config, scan.path, scan.id))
 
-    async def _shut_down(self, intake: asyncio.Task[None]) -> None:
-        """Intake first, then the steps, then the children; what is cut short is done again at the next start."""
+    async def _shut_down(self, first: Sequence[asyncio.Task[None]]) -> None:
+        """Intake and retention first, then the steps, then the children; the next start does again what is cut
+        short.
+        """
         self._service.stopping()
         log.info("daemon.stopping", grace_seconds=self.config.daemon.stop_grace_seconds)
-        intake.cancel()
+        for task in first:
+            task.cancel()
         await self.pool.drain()
         await self.engine.stop(self.config.daemon.stop_grace_seconds)
         await self._children.stop()

@@ -179,19 +179,23 @@ class Listing:
                 self._folders[known].due = float("-inf")
         self._sweep_due = float("-inf")
 
-    def manifest(self, listed: Listed) -> Manifest | None:
-        """The files of a group as they are at this moment; None if they are not as listed."""
+    def members(self, listed: Listed) -> tuple[str, ...]:
+        """Absolute paths of a group's files; may list folders again whose names had been forgotten."""
         owner = self._owner(listed.folder)
         if any(owned.path == listed.path and not owned.members for owned in self._in.get(owner, ())):
-            self._regroup(owner, time.monotonic())  # the names had been forgotten
+            self._regroup(owner, time.monotonic())
         members = [owned.members for owned in self._in.get(owner, ()) if owned.path == listed.path]
+        return tuple(f"{folder}/{name}" for folder, name in (members[0] if members else ()))
+
+    def manifest(self, listed: Listed) -> Manifest | None:
+        """The files of a group as they are at this moment; None if they are not as listed."""
         entries = []
-        for folder, name in members[0] if members else ():
+        for path in self.members(listed):
             try:
-                stat = os.stat(f"{folder}/{name}", follow_symlinks=False)
+                stat = os.stat(path, follow_symlinks=False)
             except OSError:
                 return None
-            relative = f"{folder}/{name}"[len(listed.folder) + 1 :]
+            relative = path[len(listed.folder) + 1 :]
             entries.append(FileEntry(path=relative, size=stat.st_size, mtime_ns=stat.st_mtime_ns))
         if not entries or fingerprint(entries) != listed.fingerprint:
             return None

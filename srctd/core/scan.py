@@ -233,6 +233,11 @@ def task_name(path: str, completed_at: float) -> str:
     return f"{word}_{datetime.fromtimestamp(completed_at, UTC):%Y%m%dT%H%M%SZ}"
 
 
+def minute_text(timestamp: float) -> str:
+    """A time for people: `2026-11-25 20:18 UTC`."""
+    return f"{datetime.fromtimestamp(timestamp, UTC):%Y-%m-%d %H:%M} UTC"
+
+
 def utc_text(timestamp: float) -> str:
     """ISO 8601 in UTC with milliseconds, as SciCat writes it."""
     return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"

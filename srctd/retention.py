@@ -1,0 +1,349 @@
+"""Retention: sources leave the detectors' disks, one at a time, once they are safe elsewhere. Off by default.
+
+`core.retention` decides whose turn it is. Before a source goes, its copy is read back in full from the storage and
+compared with the digests taken when it was written, and every file of the source must be as it was copied. Then the
+intention is journaled, the files are removed, and that is journaled.
+"""
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+import msgspec
+import structlog
+
+from srctd.adapters import removal, sync
+from srctd.config import Config
+from srctd.core import retention
+from srctd.core.errors import DigestMismatch, HoldError, StorageUnavailable, TransientError
+from srctd.core.grouping import frame_name
+from srctd.core.lifecycle import Scan, SourceKept, SourceRemovalBegun, SourceRemoved, Status, Step
+from srctd.core.retention import Candidate, Decision, Disk, Outlook
+from srctd.core.scan import Manifest
+from srctd.departures import Departures
+from srctd.engine import Engine
+from srctd.intake import Intake
+from srctd.services import Services
+from srctd.taskfolder import task_folder
+
+log = structlog.get_logger()
+
+DISK_SECONDS = 3.0
+"""A disk that does not say within this time how full it is hangs; nothing is removed from it."""
+
+
+class Retention:
+    """Looks at the detectors' disks from time to time, and says what it would do."""
+
+    def __init__(
+        self,
+        services: Services,
+        engine: Engine,
+        intake: Intake,
+        departures: Departures,
+        last_finished: Callable[[], Awaitable[Mapping[str, float]]],
+    ) -> None:
+        """`last_finished`: when the last step of each scan came to its status, UTC timestamps."""
+        self.problems: tuple[str, ...] = ()
+        """What kept it from removing what it wanted to, one sentence each."""
+        self._services = services
+        self._section = services.config.retention
+        self._engine = engine
+        self._intake = intake
+        self._departures = departures
+        self._last_finished = last_finished
+        self._roots = {os.path.realpath(root.path): root.path for root in services.config.watch}
+        self._asked: dict[str, asyncio.Future[removal.DiskUsage]] = {}
+        self._removing: set[str] = set()  # first roots of disks on their way to the low-water mark
+        self._troubles: dict[str, str] = {}  # scan -> why the last attempt came to nothing
+
+    async def load(self) -> None:
+        """Take note of what a daemon before this one had begun to remove; call it before the roots are listed."""
+        for scan in self._engine.scans.values():
+            if scan.removal_begun_at is not None and scan.source_removed_at is None:
+                self._departures.begin(scan.id, await self._services.manifest(scan.id))
+
+    async def run_forever(self) -> None:
+        """Look at the disks every `check_minutes`, if it is enabled. Canceled, it stops between two files."""
+        while self._section.enabled:
+            await self._check()
+            await asyncio.sleep(60.0 * self._section.check_minutes)
+
+    async def outlook(self) -> tuple[list[Outlook], tuple[str, ...]]:
+        """What would be removed now from each disk, and why everything else stays, as if it were enabled; and what
+        keeps a disk from being looked at.
+        """
+        disks, problems = await self._disks()
+        return [await self._outlook(roots) for roots in disks], tuple(problems)
+
+    # --- what and when ------------------------------------------------------------------------------------
+
+    async def _check(self) -> None:
+        """Bring every disk that is too full down to the low-water mark, as far as sources may go."""
+        self._troubles.clear()
+        disks, problems = await self._disks()
+        problems += unwritable(self._services.config)
+        for roots in disks:
+            try:
+                await self._make_room(roots)
+            except StorageUnavailable as exc:
+                problems.append(exc.sentence)
+        problems += [f"{scan}: {sentence}" for scan, sentence in self._troubles.items()]
+        for sentence in problems:
+            if sentence not in self.problems:
+                log.warning("retention.problem", reason=sentence)
+        self.problems = tuple(problems)
+
+    async def _make_room(self, roots: Sequence[str]) -> None:
+        """Remove one source after the other, and look anew at the disk and the scans in between.
+
+        Some file systems free space only a while after the files are gone: what was removed counts at once.
+        """
+        most = None
+        while True:
+            outlook = await self._outlook(roots, most)
+            if retention.too_full(outlook.disk, self._rule):
+                self._removing.add(roots[0])
+            else:
+                self._removing.discard(roots[0])
+            chosen = next((decision for decision in outlook.decisions if decision.remove), None)
+            if chosen is None:
+                return
+            most = outlook.disk.used - await self._remove(chosen)
+
+    async def _outlook(self, roots: Sequence[str], most: int | None = None) -> Outlook:
+        """`most`: bytes that are used at most, by what was removed since the disk was looked at first."""
+        usage = await self._usage(roots[0])
+        used = usage.used if most is None else min(usage.used, most)
+        disk = Disk(size=usage.size, used=used, removing=roots[0] in self._removing)
+        candidates = await self._candidates(roots)
+        return Outlook(
+            roots=tuple(self._roots[root] for root in roots),
+            disk=disk,
+            decisions=retention.plan(candidates, disk, self._rule, time.time()),
+        )
+
+    @property
+    def _rule(self) -> retention.Rule:
+        return retention.Rule(
+            minimum_age_seconds=3600.0 * self._section.minimum_age_hours,
+            high_water_percent=self._section.high_water_percent,
+            low_water_percent=self._section.low_water_percent,
+        )
+
+    async def _disks(self) -> tuple[list[list[str]], list[str]]:
+        """The watched roots by the disk they lie on; and one sentence for each that cannot be looked at."""
+        disks: dict[int, list[str]] = {}
+        problems = []
+        for root in self._roots:
+            try:
+                disks.setdefault((await self._usage(root)).device, []).append(root)
+            except StorageUnavailable as exc:
+                problems.append(exc.sentence)
+        return list(disks.values()), problems
+
+    async def _usage(self, root: str) -> removal.DiskUsage:
+        """How full a disk is. One that hangs is not asked again before it has answered: it takes a thread."""
+        asked = self._asked.pop(root, None) or asyncio.ensure_future(
+            asyncio.to_thread(removal.disk_usage, root)
+        )
+        done, _ = await asyncio.wait([asked], timeout=DISK_SECONDS)
+        if not done:
+            self._asked[root] = asked
+            raise StorageUnavailable(f"{root} does not say how full it is", hint="check the mount")
+        return asked.result()
+
+    async def _candidates(self, roots: Sequence[str]) -> list[Candidate]:
+        """All scans whose files lie below some roots, by the files they share."""
+        finished = await self._last_finished()
+        groups: dict[str, list[Scan]] = {}
+        for scan in self._engine.scans.values():
+            if self._root_of(scan) in roots:
+                groups.setdefault(scan.leader or scan.id, []).append(scan)
+        return [self._candidate(members, finished) for members in groups.values()]
+
+    def _candidate(self, members: list[Scan], finished: Mapping[str, float]) -> Candidate:
+        members.sort(key=lambda scan: scan.member)
+        leader = members[0]
+        times = [finished[scan.id] for scan in members if scan.id in finished]
+        newest = self._engine.newest_at(leader.path)
+        return Candidate(
+            members=tuple(members),
+            root=self._root_of(leader),
+            done_at=max(times) if len(times) == len(members) else None,
+            listed=self._intake.fingerprint_at(leader.path),
+            newer=newest[0].id if newest and newest[0].revision > leader.revision else "",
+            trouble=self._troubles.get(leader.id, ""),
+        )
+
+    def _root_of(self, scan: Scan) -> str:
+        """The watched root below which a scan's files lie; empty if they lie elsewhere."""
+        folder = f"{scan.source.folder}/"
+        return next((root for root in self._roots if folder.startswith(f"{root.rstrip('/')}/")), "")
+
+    # --- one source ---------------------------------------------------------------------------------------
+
+    async def _remove(self, chosen: Decision) -> int:
+        """Remove a source; return the bytes that went. What stands in the way is noted, and the source stays."""
+        leader = self._engine.scans[chosen.scan]
+        root = self._root_of(leader)
+        try:
+            manifest = await self._services.manifest(leader.id)
+            wanted = await self._spare(leader, manifest)
+            if leader.source_is_whole:
+                await asyncio.to_thread(removal.require_removable, wanted, root)
+            await self._prove_copy(leader, manifest)
+            if leader.source_is_whole:
+                await asyncio.to_thread(removal.require_removable, wanted, root)
+            return await self._remove_proven(leader, wanted, root)
+        except DigestMismatch as exc:
+            log.error("scan.source_kept", scan=leader.id, path=leader.path, reason=exc.sentence)
+            for scan in self._members(leader):
+                await self._engine.happen(SourceKept(scan=scan.id, reason=exc.sentence))
+        except (TransientError, HoldError) as exc:
+            self._troubles[leader.id] = exc.sentence
+        return 0
+
+    async def _remove_proven(self, leader: Scan, wanted: Manifest, root: str) -> int:
+        """Journal the intention, remove, journal the end."""
+        folder, members = wanted.folder, self._members(leader)
+        if not all(scan.done for scan in members):
+            raise HoldError(f"{leader.id} is being done again")
+        for scan in members if leader.source_is_whole else ():
+            begun = await self._engine.happen(
+                SourceRemovalBegun(
+                    scan=scan.id, at=time.time(), folder=folder, files=len(wanted.files), bytes=wanted.size
+                )
+            )
+            if begun.removal_begun_at is None:
+                raise HoldError(f"{scan.id} is being done again")
+        self._departures.begin(leader.id, wanted)
+        log.info("scan.source_removal_begun", scan=leader.id, path=leader.path, files=len(wanted.files))
+        removed = await self._unlink(wanted, root)
+        size = sum(file.size for file in removed.gone)
+        for scan in members:
+            await self._engine.happen(
+                SourceRemoved(
+                    scan=scan.id, at=time.time(), folder=folder, files=len(removed.gone), bytes=size
+                )
+            )
+        self._departures.end(leader.id)
+        log.info(
+            "scan.source_removed",
+            scan=leader.id,
+            path=leader.path,
+            files=len(removed.gone),
+            bytes=size,
+            left=[file.path for file in removed.left],
+        )
+        return size
+
+    async def _unlink(self, wanted: Manifest, root: str) -> removal.Removed:
+        """Remove in a thread; canceled, the thread stops before its next file, and only then this does."""
+        stopping = threading.Event()
+        removing = asyncio.ensure_future(asyncio.to_thread(removal.remove, wanted, root, stopping.is_set))
+        try:
+            return await asyncio.shield(removing)
+        except asyncio.CancelledError:
+            stopping.set()
+            await asyncio.wait([removing])
+            removing.exception()  # looked at: the next start goes on there
+            raise
+
+    async def _prove_copy(self, leader: Scan, manifest: Manifest) -> None:
+        """Read the whole copy back from the storage; raises `DigestMismatch` if a byte is not as it was copied."""
+        services, holder = self._services, task_folder(self._services.config, leader)
+        hint = (
+            f"the source stays; move {holder} away and `srctd retry {leader.id} --step sync` copies it anew, "
+            f"or mend it and release the scan by `srctd retry {leader.id}`"
+        )
+        await asyncio.to_thread(services.storage.require, 0, 0, f"the copy of {leader.id}")
+        proven = await asyncio.to_thread(sync.published, holder)
+        if proven is None:
+            raise DigestMismatch(f"{holder} holds no copy any more", hint=hint)
+        if not proven.same_files(manifest):
+            raise DigestMismatch(f"{holder}: its manifest lists other files than were judged", hint=hint)
+        try:
+            lying = await asyncio.to_thread(removal.copy_as_it_lies, proven, holder / sync.INPUT)
+        except DigestMismatch as exc:
+            raise DigestMismatch(f"the copy of {leader.id} is damaged: {exc}", hint=hint) from exc
+        found = await services.copies.digest_in_place(lying)
+        for wanted, read in zip(proven.files, found.files, strict=True):
+            if not wanted.digest or read.digest != wanted.digest:
+                raise DigestMismatch(
+                    f"the copy of {leader.id} is damaged: {lying.folder}/{read.path} has the digest {read.digest},"
+                    f" {wanted.digest or 'none'} was noted",
+                    hint=hint,
+                )
+
+    async def _spare(self, leader: Scan, manifest: Manifest) -> Manifest:
+        """The manifest without files that other scans need where they are, as flats for several scans.
+
+        Raises `HoldError` if they need a frame, or what is opened: a scan goes as a whole.
+        """
+        needed = await self._needed(leader)
+        going = []
+        for file in manifest.files:
+            path = f"{manifest.folder}/{file.path}"
+            if path not in needed:
+                going.append(file)
+            elif file.path == manifest.opened or frame_name(file.path):
+                raise HoldError(f"{needed[path]} reads {path} where it is")
+        return msgspec.structs.replace(manifest, files=tuple(going))
+
+    async def _needed(self, leader: Scan) -> dict[str, str]:
+        """Files, by absolute path, that another scan reads where they are, or consists of; and that scan."""
+        needed = self._intake.referenced()
+        for scan in self._engine.scans.values():
+            if scan.leader or scan.superseded or scan.path == leader.path:
+                continue
+            needed.update(dict.fromkeys(_read_from_afar(scan), scan.id))
+            if scan.source_removed_at is None and _related(scan.source.folder, leader.source.folder):
+                needed.update(dict.fromkeys(await self._files_of(scan), scan.id))
+        return needed
+
+    async def _files_of(self, scan: Scan) -> list[str]:
+        """Absolute paths of a scan's files. Where many scans share a folder, most are one file: nothing is read."""
+        if scan.source.files == 1 and scan.source.opened:
+            return [scan.source.main]
+        manifest = await self._services.manifest(scan.id)
+        return [f"{manifest.folder}/{file.path}" for file in manifest.files]
+
+    def _members(self, leader: Scan) -> list[Scan]:
+        scans = self._engine.scans.values()
+        return [scan for scan in scans if leader.id in (scan.id, scan.leader)]
+
+
+def unwritable(config: Config) -> list[str]:
+    """Watched roots from which nothing could be removed, in one sentence each; none if retention is off."""
+    return [
+        f"retention is on, but this user (uid {os.geteuid()}) may not remove anything from {root.path}"
+        for root in config.watch
+        if config.retention.enabled and not removal.writable(root.path)
+    ]
+
+
+class _Header(msgspec.Struct, frozen=True):
+    references: tuple[str, ...] = ()
+
+
+class _Checked(msgspec.Struct, frozen=True):
+    """Of what CHECK found, what counts here: a header is long."""
+
+    header: _Header
+
+
+def _read_from_afar(scan: Scan) -> Iterable[str]:
+    """Files outside of a scan's folder that its copy refers to, and does not hold."""
+    checked = scan.step(Step.CHECK)
+    if checked.status is not Status.DONE:
+        return ()
+    header = msgspec.json.decode(checked.result, type=_Checked).header
+    return [path for path in header.references if not path.startswith(f"{scan.source.folder}/")]
+
+
+def _related(one: str, other: str) -> bool:
+    """Whether one folder is the other, or lies in it."""
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
