@@ -4,6 +4,7 @@ Reading it touches nothing but the file itself. Every adapter is given its own s
 """
 
 import difflib
+import itertools
 import math
 import os
 import re
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from srctd.core import permissions
 from srctd.core.completion import ALL_ENDS, ANY_EXPECTATION, Rule, Usable
 from srctd.core.errors import ConfigError
 from srctd.core.lifecycle import Step
 from srctd.core.recipe import Recipe
 from srctd.core.scan import ReadBack
+from srctd.core.space import Thresholds
 from srctd.toml import etc_folder, read_toml
 
 if TYPE_CHECKING:
@@ -153,6 +156,24 @@ class RemoteSection(Section, frozen=True, kw_only=True):
     known_hosts_file: str = ""
     """Hosts that are not in it are refused; empty: that of the daemon's user."""
 
+    @property
+    def login(self) -> str:
+        """`user@host`."""
+        return self.target.partition(":/")[0]
+
+    @property
+    def folder(self) -> str:
+        """Absolute."""
+        return "/" + self.target.partition(":/")[2].rstrip("/")
+
+
+OWNER_FIELDS = ("account", "owner", "owner_group")
+
+
+def _placeholders(text: str) -> list[str]:
+    """What is to be filled in; raises `ValueError` for braces that are none."""
+    return [field for _, field, _, _ in string.Formatter().parse(text) if field is not None]
+
 
 class OwnershipSection(Section, frozen=True, kw_only=True):
     """To whom copies and results belong. `{account}`, `{owner}` and `{owner_group}` are filled in."""
@@ -166,6 +187,21 @@ class OwnershipSection(Section, frozen=True, kw_only=True):
     default_acl: tuple[str, ...] = ()
     """Entries that folders get, and hand on to what is made in them: `group:beamline-staff:r-x`."""
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant, whatever the scan is."""
+        permissions.file_mode(self.file_mode)
+        folders = permissions.folder_mode(self.folder_mode)
+        entries = [permissions.entry(text) for text in self.default_acl]
+        for text in (self.user, self.group, *(entry.name for entry in entries)):
+            for field in _placeholders(text):
+                if field not in OWNER_FIELDS:
+                    raise ValueError(f"{text!r}: there is no {field!r}; known: {', '.join(OWNER_FIELDS)}")
+        if self.user and not self.group and not folders & 0o005:
+            raise ValueError(
+                f"user = {self.user!r} could not enter task folders, which stay with the daemon's "
+                "user: name the group as well"
+            )
+
 
 class SpaceSection(Section, frozen=True, kw_only=True):
     """What is done as shared storage fills up, by gigabytes (1e9 bytes) that are free there; 0: never."""
@@ -176,6 +212,15 @@ class SpaceSection(Section, frozen=True, kw_only=True):
     """Reconstructions wait, previews are made."""
     stop_below_gigabytes: float = 0.0
     """Nothing new is copied."""
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The same in bytes."""
+        return Thresholds(
+            sixteen_bit=int(self.sixteen_bit_below_gigabytes * 1e9),
+            previews_only=int(self.previews_only_below_gigabytes * 1e9),
+            stop=int(self.stop_below_gigabytes * 1e9),
+        )
 
 
 class RetentionSection(Section, frozen=True, kw_only=True):
@@ -285,6 +330,10 @@ class Config(Section, frozen=True, kw_only=True):
         watched = next((section for section in self.watch if section.path == root), None)
         return watched.read_options(self.formats) if watched else self.formats.read_options
 
+    def copy_megabytes_per_second(self, root: str) -> float:
+        """The limit of copies from a watched root, 1e6 bytes per second; 0, also for scans from elsewhere: none."""
+        return next((root_.copy_megabytes_per_second for root_ in self.watch if root_.path == root), 0.0)
+
     @property
     def pool_endpoints(self) -> tuple[str, ...]:
         """Where the pool binds."""
@@ -302,8 +351,10 @@ STEP_TIMEOUTS = {
     Step.RECONSTRUCT: 48 * 3600.0,
     Step.REGISTER: 600.0,
     Step.PUBLISH: 3600.0,
+    Step.SEND: 24 * 3600.0,
+    Step.SEND_RESULTS: 24 * 3600.0,
 }
-"""Seconds. Preview and reconstruct include the time in the queue."""
+"""Seconds. Preview, reconstruct and sending include the time in the queue."""
 
 
 def load(path: str) -> Config:
@@ -373,16 +424,55 @@ def _check_values(path: str, config: Config) -> None:
     if not config.watch:
         raise ConfigError(f"{path}: watch is empty", hint="name at least one folder: [[watch]] path = ...")
     _check_roots(path, config)
+    _check_remote(f"{path}: remote", config.remote)
     _positive(path, config)
+    _check_space(path, config.space)
     _check_retention(path, config.retention)
     for i, root in enumerate(config.watch):
         _check_evidence(f"{path}: watch[{i}]", root)
+        _check_pace(f"{path}: watch[{i}]", root)
     for i, rule in enumerate(config.accounts):
         _check_account(f"{path}: accounts[{i}]", rule)
     endpoints = [*config.pool_endpoints, config.control.endpoint, config.control.feed_endpoint]
     for endpoint in endpoints:
         if endpoints.count(endpoint) > 1:
             raise ConfigError(f"{path}: endpoint {endpoint!r} is given twice", hint="each needs its own")
+
+
+def _check_space(path: str, section: SpaceSection) -> None:
+    """What fills up further has a lower threshold; those that are 0 do not count."""
+    named = {
+        name: getattr(section, name)
+        for name in ("sixteen_bit_below_gigabytes", "previews_only_below_gigabytes", "stop_below_gigabytes")
+    }
+    for name, value in named.items():
+        if not 0 <= value < math.inf:
+            raise ConfigError(f"{path}: space.{name} = {value} is no amount of space")
+    used = [(name, value) for name, value in named.items() if value]
+    for (name, value), (after, lower) in itertools.pairwise(used):
+        if lower > value:
+            raise ConfigError(
+                f"{path}: space.{after} = {lower:g} is more than space.{name} = {value:g}",
+                hint="as space runs out, less is done: each threshold is at most the one before",
+            )
+
+
+def _check_remote(where: str, remote: RemoteSection) -> None:
+    """The further host."""
+    # Neither ssh nor rsync may take it for an option, or the folder for one of another host.
+    if remote.target and not re.fullmatch(
+        r"(?:[\w.][\w.+-]*@)?(?:\w[\w.-]*|\[[0-9A-Fa-f:.]+(?:%\w+)?\]):/[^\x00-\x1f\x7f]*", remote.target
+    ):
+        raise ConfigError(
+            f"{where}.target = {remote.target!r} is no place on a host",
+            hint='write "user@host:/absolute/folder"',
+        )
+    if not 0 < remote.port <= MOST_PORT:
+        raise ConfigError(f"{where}.port = {remote.port} is no port")
+    for name in ("identity_file", "known_hosts_file"):
+        value = getattr(remote, name)
+        if value and not os.path.isabs(expanded(value)):
+            raise ConfigError(f"{where}.{name} = {value!r} is not an absolute path")
 
 
 def _check_evidence(where: str, root: WatchSection) -> None:
@@ -438,6 +528,16 @@ def _check_names(where: str, root: WatchSection) -> None:
             )
 
 
+def _check_pace(where: str, root: WatchSection) -> None:
+    """How fast a root is copied from."""
+    for key in ("copy_megabytes_per_second", "disk_megabytes_per_second"):
+        rate = getattr(root, key)
+        if not 0 <= rate < math.inf:
+            raise ConfigError(f"{where}.{key} = {rate:g} is no rate", hint="0 stands for none")
+    if not 0 < root.yield_fraction <= 1:
+        raise ConfigError(f"{where}.yield_fraction = {root.yield_fraction:g} lies outside 0 to 1")
+
+
 def _check_retention(path: str, section: RetentionSection) -> None:
     """What could remove too much."""
     low, high = section.low_water_percent, section.high_water_percent
@@ -463,7 +563,7 @@ def _check_account(where: str, rule: AccountRule) -> None:
         value = getattr(rule, name)
         for text in (value,) if isinstance(value, str) else value:
             try:
-                fields = [field for _, field, _, _ in string.Formatter().parse(text) if field is not None]
+                fields = _placeholders(text)
             except ValueError as exc:
                 raise ConfigError(f"{where}.{name} = {text!r}: {exc}", hint="write {{ for a brace") from exc
             for field in fields:
@@ -516,12 +616,16 @@ def _positive(path: str, config: Config) -> None:
         raise ConfigError(f"{path}: catalog.embedded_port = {config.catalog.embedded_port} is no port")
 
 
+def expanded(path: str) -> str:
+    """A path in which systemd's folder of credentials may be named."""
+    return path.replace("$CREDENTIALS_DIRECTORY", os.environ.get("CREDENTIALS_DIRECTORY", ""))
+
+
 def read_secret(path: str, what: str) -> str:
     """The first line of a file that holds a password or token; empty path: empty string."""
     if not path:
         return ""
-    expanded = path.replace("$CREDENTIALS_DIRECTORY", os.environ.get("CREDENTIALS_DIRECTORY", ""))
     try:
-        return Path(expanded).read_text(encoding="utf-8").strip()
+        return Path(expanded(path)).read_text(encoding="utf-8").strip()
     except OSError as exc:
         raise ConfigError(f"{what} = {path!r} cannot be read: {exc.strerror}") from exc

@@ -1,5 +1,6 @@
 """What the steps of a scan work with: the daemon's parts as they see them, and one step about to be done."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from srctd import __version__
+from srctd.adapters.ownership import Belonging, Ownership
+from srctd.adapters.remote import Remote
 from srctd.adapters.space import SharedStorage
 from srctd.config import Config
 from srctd.copies import Copies
@@ -15,8 +18,10 @@ from srctd.core.datasets import CatalogObject
 from srctd.core.lifecycle import Scan, Step
 from srctd.core.messages import Job
 from srctd.core.recipe import Recipe
-from srctd.core.scan import Manifest
+from srctd.core.scan import Manifest, Owner
 from srctd.formats.isolated import IsolatedReader
+from srctd.results import Identified
+from srctd.room import Room
 from srctd.taskfolder import task_folder
 
 SOFTWARE = f"srctd {__version__}"
@@ -79,7 +84,11 @@ class Services:
     outbox: OutboxPort
     reader: IsolatedReader
     storage: SharedStorage
+    room: Room
+    ownership: Ownership
     copies: Copies
+    remote: Remote | None
+    """A further host that gets copies and results."""
     manifest: Callable[[str], Awaitable[Manifest]]
     """The files of a scan, by its identifier."""
 
@@ -94,6 +103,15 @@ class Work:
     def result(self, step: Step, kind: type[Result]) -> Result:
         """What an earlier step found."""
         return msgspec.json.decode(self.scan.step(step).result, type=kind)
+
+    @property
+    def owner(self) -> Owner:
+        """To whom the scan belongs, once that is known."""
+        return self.result(Step.IDENTIFY, Identified).owner
+
+    async def belonging(self) -> Belonging:
+        """To whom its files are handed over; raises `HoldError` where this machine does not know them."""
+        return await asyncio.to_thread(self.services.ownership.of, self.owner)
 
     @property
     def task_folder(self) -> Path:
@@ -113,3 +131,8 @@ class Work:
     def parameter_file(self) -> Path:
         """The parameter file of this run."""
         return self.task_folder / self.name("parameters", ".json")
+
+    @property
+    def results_file(self) -> Path:
+        """The list of this run's results, which `xxh128sum -c` checks."""
+        return self.task_folder / self.name("results", ".xxh128")

@@ -1,4 +1,4 @@
-"""The eight steps: what is done to a scan, one async function each.
+"""The ten steps: what is done to a scan, one async function each.
 
 A step may be run any number of times: it looks at what is there and does what is missing. Its result goes
 into the journal and is read by the steps that need it. It raises the errors of `srctd.core.errors`; the
@@ -6,6 +6,7 @@ engine decides what follows.
 """
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,19 +15,23 @@ from pathlib import Path
 import msgspec
 
 from srctd.adapters import sync
-from srctd.core import labels, plan, recipe
+from srctd.adapters.ownership import Belonging
+from srctd.core import labels, plan, recipe, voxels
 from srctd.core.completion import State, Verdict
-from srctd.core.errors import ScanUnreadable, StorageUnavailable
+from srctd.core.errors import NoSpace, ScanUnreadable, StorageUnavailable
 from srctd.core.frames import FrameIndex, rebased
 from srctd.core.lifecycle import Scan, Step
 from srctd.core.messages import Job, PreviewJob, PreviewResult, RowsJob, RowsResult
-from srctd.core.recipe import Origin, Parameter
+from srctd.core.recipe import ParameterFile
 from srctd.core.scan import Manifest, ScanHeader, Volume
 from srctd.core.series import positions_of
+from srctd.core.space import Grade
 from srctd.publishing import publish, register
 from srctd.results import Checked, Identified, Previewed, Reconstructed, Submitted, Synced
+from srctd.room import Claim, allocated
+from srctd.sending import send, send_results
 from srctd.services import SOFTWARE, CatalogPort, Outcome, PoolPort, Work
-from srctd.taskfolder import owner_of, part_folder, read_parameters, stored, write_json
+from srctd.taskfolder import owner_of, part_folder, publish_tree, read_parameters, stored, write_json
 
 HEALTH_SECONDS = 2.0
 
@@ -34,27 +39,42 @@ HEALTH_SECONDS = 2.0
 
 
 async def identify(work: Work) -> Identified:
-    """Find the scan's owner by its path; ask whether the catalogue answers (no is no obstacle)."""
+    """Find the scan's owner by its path; hold it if this machine does not know them.
+
+    Whether the catalogue answers is asked, too; that it does not is no obstacle.
+    """
+    owner = owner_of(work.scan.path, work.services.config.accounts)
+    await asyncio.to_thread(work.services.ownership.of, owner)  # nothing is copied for nobody
     catalog = work.services.catalog
     reachable = await _reachable(catalog) if catalog else None
-    return Identified(
-        owner=owner_of(work.scan.path, work.services.config.accounts), catalog_reachable=reachable
-    )
+    return Identified(owner=owner, catalog_reachable=reachable)
 
 
 async def check(work: Work) -> Checked:
-    """Read the header; refuse what cannot be reconstructed; make sure there is room for copy and volume."""
+    """Read the header; refuse what cannot be reconstructed; make sure there is room for copy and volume.
+
+    Where only previews are made for want of room, the volume's is asked for when it is to be made.
+    """
     header = await _labeled_header(work)
-    storage = work.services.config.storage
-    in_place = sync.inside(work.scan.path, storage.shared)
+    storage, what = work.services.storage, f"scan {work.scan.id}"
+    in_place = await asyncio.to_thread(sync.inside, work.scan.path, storage.path)
     part = part_folder(work.services.config, work.scan.path, work.scan.id)
     copied = in_place or bool(work.scan.leader)
     to_copy = 0 if copied else work.scan.source.bytes - await asyncio.to_thread(_bytes_in, part)
-    needed = header.volume_bytes + max(0, to_copy)
-    await asyncio.to_thread(
-        work.services.storage.require, needed, storage.reserve_bytes, f"scan {work.scan.id}"
+    parameters = await _parameters(work, header, opened="", in_place=in_place)
+    claim = Claim(copy_bytes=max(0, to_copy), volume_bytes=voxels.volume_bytes(parameters, header))
+    if claim.copy_bytes:
+        needed = claim.copy_bytes + work.services.config.storage.reserve_bytes
+        await asyncio.to_thread(storage.require_grade_below, Grade.STOP, what, needed)
+    if storage.grade.at_least(Grade.PREVIEWS_ONLY):
+        claim = Claim(copy_bytes=claim.copy_bytes)
+    await work.services.room.claim(work.scan, claim, what)
+    return Checked(
+        header=header,
+        in_place=in_place,
+        bytes_needed=claim.copy_bytes + claim.volume_bytes,
+        bytes_to_copy=claim.copy_bytes,
     )
-    return Checked(header=header, in_place=in_place, bytes_needed=needed)
 
 
 async def sync_input(work: Work) -> Synced:
@@ -62,16 +82,35 @@ async def sync_input(work: Work) -> Synced:
     in_place = work.result(Step.CHECK, Checked).in_place or bool(work.scan.leader)
     final = work.task_folder
     part = part_folder(work.services.config, work.scan.path, work.scan.id)
+    belonging = await work.belonging()
+    await asyncio.to_thread(work.services.storage.make_account, final.parent.name, belonging.give_own)
     proven = await asyncio.to_thread(sync.published, final)
     if proven is None and in_place:
         proven = await _proven_in_place(work)
-        await asyncio.to_thread(sync.write_manifest, part, proven, None)
+        await asyncio.to_thread(sync.link_input, part, _in_place_of(work, proven))
+        await asyncio.to_thread(sync.write_manifest, part, proven, belonging.give)
     elif proven is None:
         manifest = await work.services.manifest(work.scan.id)
-        proven = await work.services.copies.copy(work.scan.id, manifest, part)
-    await asyncio.to_thread(sync.publish, part, final)
+        await _copies_are_made(work)
+        proven = await work.services.copies.copy(work.scan.id, manifest, part, work.owner)
+    await stored(_publish_copy, part, final, belonging)
     opened = proven if in_place else msgspec.structs.replace(proven, folder=str(final / "input"))
     return Synced(input=opened.main, in_place=in_place)
+
+
+async def _copies_are_made(work: Work) -> None:
+    """Raise `NoSpace` if storage filled up since CHECK so far that nothing new is copied."""
+    left, what = work.result(Step.CHECK, Checked).bytes_to_copy, f"scan {work.scan.id}"
+    if left:
+        needed = left + work.services.config.storage.reserve_bytes
+        await asyncio.to_thread(work.services.storage.require_grade_below, Grade.STOP, what, needed)
+
+
+def _publish_copy(part: Path, final: Path, belonging: Belonging) -> None:
+    """Let the task folder appear, the daemon's own; that it did so before is fine."""
+    if part.is_dir():
+        belonging.give_folder(part)
+    sync.publish(part, final)
 
 
 async def _proven_in_place(work: Work) -> Manifest:
@@ -89,51 +128,44 @@ async def _proven_in_place(work: Work) -> Manifest:
     return msgspec.structs.replace(proven, folder=str(holder / "input"))
 
 
+def _in_place_of(work: Work, proven: Manifest) -> str:
+    """Where the link `input` of a scan leads that is not copied: a member's to the first member's."""
+    return f"../{work.scan.leader_task}/{sync.INPUT}" if work.scan.leader else proven.folder
+
+
 async def submit(work: Work) -> Submitted:
     """Choose the recipe, resolve every parameter, divide the volume, write the parameter file."""
     header = work.result(Step.CHECK, Checked).header
     synced = work.result(Step.SYNC, Synced)
     index = await _index(work, synced.input)
-    chosen = recipe.choose(work.services.recipes, work.scan.path, header)
-    parameters = recipe.parameter_file(
-        header,
-        chosen,
-        work.scan.overrides,
-        scan=work.scan.id,
-        input=str(work.index_file),
-        input_in_place=synced.in_place,
-        raw=os.path.basename(work.scan.path),
-        member=work.scan.member,
-        software=SOFTWARE,
-    )
+    parameters = await _parameters(work, header, opened=str(work.index_file), in_place=synced.in_place)
     first, end = recipe.fitting_rows(parameters, work.scan.path, header)
     shards = plan.shards(first, end, work.services.pool.worker_count())
     parameters = msgspec.structs.replace(parameters, shards=shards)
     path = work.parameter_file
-    await write_json(work.index_file, msgspec.structs.replace(index, header=header))
-    await write_json(path, parameters)
-    return Submitted(parameters=str(path), recipe=chosen.name, shards=shards)
+    belonging = await work.belonging()
+    await write_json(work.index_file, msgspec.structs.replace(index, header=header), belonging)
+    await write_json(path, parameters, belonging)
+    return Submitted(parameters=str(path), recipe=parameters.recipe, shards=shards)
 
 
 async def preview(work: Work) -> Previewed:
-    """Have the axis found and three orthogonal slices shown; write the axis into the parameter file."""
+    """Have the axis found and three orthogonal slices shown; write what was found into the parameter file."""
     path, folder = work.parameter_file, work.task_folder / work.name("preview")
-    parameters = await read_parameters(path)
-    center = parameters.parameters["center"]
-    if center.origin is Origin.ESTIMATED:  # a run that was cut short after the estimate: estimate anew
-        unset = Parameter(value=None, unit=center.unit)
-        parameters = parameters.with_parameter("center", unset)
-        await write_json(path, parameters)
-    job = PreviewJob(scan=work.scan.id, parameters=str(path), output=str(folder))
+    part = folder.with_name(f".{folder.name}.part-made")
+    belonging = await work.belonging()
+    written = await read_parameters(path)
+    parameters = written.without_estimates()
+    if parameters != written:  # a run that was cut short after the estimate: estimate anew
+        await write_json(path, parameters, belonging)
+    await stored(sync.remove_folder, part)
+    job = PreviewJob(scan=work.scan.id, parameters=str(path), output=str(part))
     outcome = await work.services.pool.run(job, priority=1)
     found: PreviewResult = outcome.result
-    if parameters.value("center") is None:
-        source = ", ".join(estimate.method for estimate in found.estimates)
-        estimated = Parameter(value=found.center, unit="pixel", origin=Origin.ESTIMATED, source=source)
-        parameters = msgspec.structs.replace(
-            parameters.with_parameter("center", estimated), center_confidence=found.center_confidence
-        )
-        await write_json(path, parameters)
+    completed = parameters.with_estimates(found)
+    if completed != parameters:
+        await write_json(path, completed, belonging)
+    await stored(publish_tree, part, folder, belonging)
     picture = f"{folder.name}/{found.pictures[0]}"
     return Previewed(preview=found, picture=picture, seconds=dict(outcome.seconds))
 
@@ -143,7 +175,8 @@ async def reconstruct(work: Work) -> Reconstructed:
     output = work.task_folder / work.name("output")
     parameters = await read_parameters(work.parameter_file)
     part = output.with_name(f".{output.name}.part-{parameters.digest()}")
-    await stored(sync.make_folder, part)
+    await _room_for_volume(work, parameters, part)
+    await stored(sync.make_folder, part, work.task_folder)
     target = {"scan": work.scan.id, "parameters": str(work.parameter_file), "output": str(part)}
     jobs = [RowsJob(**target, first=first, end=end) for first, end in parameters.shards]
     outcomes = await _run_all(work.services.pool, jobs)
@@ -152,16 +185,20 @@ async def reconstruct(work: Work) -> Reconstructed:
     for outcome in outcomes:
         for phase, value in outcome.seconds.items():
             seconds[phase] = round(seconds.get(phase, 0.0) + value, 6)
-    digest, size = await stored(_finish_output, part, output)
+    digest, size = await stored(_finish_output, part, output, await work.belonging())
     shown = work.result(Step.PREVIEW, Previewed).preview
     rows = [shard.end - shard.first for shard in shards]
+    scaling = voxels.scaling(parameters)
     volume = Volume(
         path=f"{output.name}/volume.h5",
         shape=shown.volume_shape,
-        dtype="float32",
+        dtype=str(parameters.value("output_dtype")),
         unit=shown.unit,
         digest=digest,
         size=size,
+        offset=scaling and scaling.offset,
+        scale=scaling and scaling.scale,
+        clipped_fraction=scaling and sum(shard.clipped for shard in shards) / math.prod(shown.volume_shape),
     )
     return Reconstructed(
         volume=volume,
@@ -176,15 +213,30 @@ async def reconstruct(work: Work) -> Reconstructed:
 
 StepFunction = Callable[[Work], Awaitable[msgspec.Struct]]
 
+
+def _with_needs(step: StepFunction) -> StepFunction:
+    """The same step; where storage was full in the middle of it, it is known what must be free for another try."""
+
+    async def carried_out(work: Work) -> msgspec.Struct:
+        try:
+            return await step(work)
+        except NoSpace as exc:
+            raise await work.services.room.met(work.scan, exc) from exc
+
+    return carried_out
+
+
 STEPS: Mapping[Step, StepFunction] = {
     Step.IDENTIFY: identify,
-    Step.CHECK: check,
-    Step.SYNC: sync_input,
-    Step.SUBMIT: submit,
-    Step.PREVIEW: preview,
-    Step.RECONSTRUCT: reconstruct,
-    Step.REGISTER: register,
-    Step.PUBLISH: publish,
+    Step.CHECK: _with_needs(check),
+    Step.SYNC: _with_needs(sync_input),
+    Step.SUBMIT: _with_needs(submit),
+    Step.PREVIEW: _with_needs(preview),
+    Step.RECONSTRUCT: _with_needs(reconstruct),
+    Step.REGISTER: _with_needs(register),
+    Step.PUBLISH: _with_needs(publish),
+    Step.SEND: send,
+    Step.SEND_RESULTS: send_results,
 }
 
 
@@ -219,6 +271,35 @@ def _incomplete(scan: Scan, verdict: Verdict) -> ScanUnreadable:
     return ScanUnreadable(f"{scan.path} is incomplete: {verdict.missing[0]}", hint=hint)
 
 
+async def _parameters(work: Work, header: ScanHeader, *, opened: str, in_place: bool) -> ParameterFile:
+    """Every parameter of a scan; the volume of 16-bit integers, where shared storage fills up."""
+    parameters = recipe.parameter_file(
+        header,
+        recipe.choose(work.services.recipes, work.scan.path, header),
+        work.scan.overrides,
+        scan=work.scan.id,
+        input=opened,
+        input_in_place=in_place,
+        raw=os.path.basename(work.scan.path),
+        member=work.scan.member,
+        software=SOFTWARE,
+    )
+    storage = work.services.storage
+    free = (await asyncio.to_thread(storage.measure)).free
+    return parameters if storage.grade is Grade.FULL else parameters.in_sixteen_bit(storage.low_on(free))
+
+
+async def _room_for_volume(work: Work, parameters: ParameterFile, part: Path) -> None:
+    """Raise `NoSpace` unless there is room for what a volume lacks, and reconstructions are done at all."""
+    header = work.result(Step.CHECK, Checked).header
+    left = max(0, voxels.volume_bytes(parameters, header) - await asyncio.to_thread(allocated, part))
+    what, storage = f"the volume of scan {work.scan.id}", work.services.storage
+    needed = left + work.services.config.storage.reserve_bytes
+    if left:
+        await asyncio.to_thread(storage.require_grade_below, Grade.PREVIEWS_ONLY, what, needed)
+    await work.services.room.claim(work.scan, Claim(volume_bytes=left), what)
+
+
 async def _index(work: Work, opened: str) -> FrameIndex:
     """Where the frames of the copy lie, by names that count from the task folder."""
     index = await asyncio.to_thread(
@@ -246,11 +327,11 @@ def _bytes_in(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _finish_output(part: Path, output: Path) -> tuple[str, int]:
+def _finish_output(part: Path, output: Path, belonging: Belonging) -> tuple[str, int]:
     """Drop the shards' side-cars, take the volume's digest, let the output folder appear."""
     sync.remove_folder(part / "shards")
     digest, size = sync.digest_file(part / "volume.h5")
-    sync.replace_folder(part, output)
+    publish_tree(part, output, belonging)
     return digest, size
 
 

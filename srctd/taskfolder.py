@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from srctd.adapters import sync
+from srctd.adapters.ownership import Belonging
 from srctd.config import AccountRule, Config
 from srctd.core.errors import HoldError
 from srctd.core.lifecycle import Scan, Step
@@ -69,7 +70,13 @@ async def stored(function: Callable[..., T], *args: object) -> T:
         raise sync.storage_error(exc, f"{exc.filename or 'shared storage'} cannot be used") from exc
 
 
-async def write_json(path: Path, content: msgspec.Struct) -> None:
-    """Write a file for programs and people; it appears whole."""
+async def write_json(path: Path, content: msgspec.Struct, belonging: Belonging) -> None:
+    """Write a file for programs and people; it appears whole and handed over."""
     text = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
-    await asyncio.to_thread(sync.write_atomic, path, text)
+    await asyncio.to_thread(sync.write_atomic, path, text, belonging.give)
+
+
+def publish_tree(part: Path, final: Path, belonging: Belonging) -> None:
+    """Hand over a folder that workers have filled, and let it appear under its name."""
+    belonging.give_tree(part)
+    sync.replace_folder(part, final)

@@ -8,20 +8,21 @@ import contextlib
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog
 
-PARENT_BOUND = str(Path(__file__).with_name("parent_bound.py"))
+from srctd.adapters.parent_bound import bound
+
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 HEALTHY_SECONDS = 60.0
 """A child that lived so long is started again after the first pause, not after the next longer one."""
+CLOSED_MASK = 0o077
+"""What a child writes is closed to others until the daemon hands it over."""
 MAX_LINE_BYTES = 1 << 16
 RESERVED = ("event", "level", "timestamp", "self")
 """Keys of a child's log line that the log gives anew."""
@@ -116,11 +117,12 @@ async def _start(
     ours, theirs = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", PARENT_BOUND, str(os.getpid()), *spec.command),
+            *(*bound(os.getpid()), *spec.command),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=theirs,
             stderr=asyncio.subprocess.STDOUT,
             env={name: value for name, value in os.environ.items() if name not in SYSTEMD_VARIABLES},
+            umask=CLOSED_MASK,
             start_new_session=True,  # Ctrl-C at a terminal is for the daemon, which then stops its children
         )
     except (OSError, asyncio.CancelledError):

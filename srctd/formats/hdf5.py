@@ -7,7 +7,6 @@ Links to other files are followed by `Source` itself and not by HDF5, for three 
 without a lock, a file that is missing is named, and the daemon learns which further files belong to the scan.
 """
 
-import errno
 import glob
 import math
 import os
@@ -22,7 +21,8 @@ import hdf5plugin  # noqa: F401  (registers the compression filters that detecto
 import numpy as np
 from numpy.typing import NDArray
 
-from srctd.core.errors import NotPermitted, ScanUnreadable, SrctdError, StorageUnavailable
+from srctd.core.errors import NotPermitted, ScanUnreadable, SrctdError
+from srctd.formats.reach import out_of_reach
 
 Node: TypeAlias = h5py.Group | h5py.Dataset
 
@@ -33,7 +33,6 @@ LONGEST_LIST = 10_000_000
 _LARGEST_LIST_BYTES = 128 << 20
 """Values; more is taken for a damaged header."""
 
-_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN}
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _WRITING, _SWMR = 1, 4
 _DEEPEST_LINK = 16
@@ -59,7 +58,9 @@ def translated(path: str) -> Iterator[None]:
 
 
 def _translate(path: str, exc: BaseException) -> SrctdError:
-    number = exc.errno if isinstance(exc, OSError) else None
+    away = out_of_reach(path, exc)
+    if away is not None:
+        return away
     text = str(exc).strip("'\"")
     reason = text[text.rfind("(") + 1 : -1] if text.endswith(")") and "(" in text else text
     if isinstance(exc, PermissionError):
@@ -73,8 +74,6 @@ def _translate(path: str, exc: BaseException) -> SrctdError:
             f"{path} is a folder with no frames in it (TIFF, EDF) and no log of any",
             hint="name the file or the folder that holds the frames",
         )
-    if number in _PASSING:
-        return StorageUnavailable(f"{path} cannot be reached now: {text}")
     if "truncated file" in text:
         return ScanUnreadable(f"{path} is truncated: {reason}", hint="wait for the writer, or copy it again")
     if "already open for write" in text or "consistency flag" in text:

@@ -8,10 +8,15 @@ from typing import Any
 import pytest
 import xxhash
 
+from srctd.adapters.ownership import Ownership
 from srctd.adapters.space import SharedStorage
+from srctd.config import OwnershipSection
 from srctd.copies import Copies
 from srctd.core.errors import SourceChanged
-from srctd.core.scan import FileEntry, Manifest
+from srctd.core.scan import FileEntry, Manifest, Owner
+
+OWNER = Owner(account="a", owner="a", owner_group="a")
+OWNERSHIP = Ownership(OwnershipSection())
 
 
 def manifest(folder: Path) -> Manifest:
@@ -37,7 +42,9 @@ def part(tmp_path: Path) -> Path:
 
 def play(tmp_path: Path, scenario: Callable[[Copies], Coroutine[Any, Any, None]]) -> None:
     async def stage() -> None:
-        await scenario(Copies(2, SharedStorage(str(tmp_path / "shared"), str(tmp_path / "note")), 0))
+        await scenario(
+            Copies(2, SharedStorage(str(tmp_path / "shared"), str(tmp_path / "note")), 0, OWNERSHIP)
+        )
 
     asyncio.run(stage())
 
@@ -51,44 +58,45 @@ def check(copied: Manifest, source: Path, part: Path) -> None:
 
 def test_a_copy_of_what_is_no_scan_of_its_own_is_removed(source: Path, part: Path, tmp_path: Path) -> None:
     async def scenario(copies: Copies) -> None:
-        copies.begin("s", manifest(source), part)
+        copies.begin("s", manifest(source), part, OWNER)
         await asyncio.sleep(0.5)
         assert await asyncio.to_thread(part.exists)
-        await copies.discard("s")
-        await copies.discard("unknown")
-        assert not await asyncio.to_thread(part.exists)
-        check(await copies.copy("s", manifest(source), part), source, part)
+        copies.discard("s", part)
+        while await asyncio.to_thread(part.exists):  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.01)
+        copies.discard("unknown", part)
+        check(await copies.copy("s", manifest(source), part, OWNER), source, part)
 
     play(tmp_path, scenario)
 
 
 def test_the_copy_made_ahead_is_the_copy(source: Path, part: Path, tmp_path: Path) -> None:
     async def scenario(copies: Copies) -> None:
-        copies.begin("s", manifest(source), part)
-        copies.begin("s", manifest(source), part)
-        check(await copies.copy("s", manifest(source), part), source, part)
+        copies.begin("s", manifest(source), part, OWNER)
+        copies.begin("s", manifest(source), part, OWNER)
+        check(await copies.copy("s", manifest(source), part, OWNER), source, part)
 
     play(tmp_path, scenario)
 
 
 def test_a_source_that_changed_is_copied_anew(source: Path, part: Path, tmp_path: Path) -> None:
     async def scenario(copies: Copies) -> None:
-        copies.begin("s", manifest(source), part)
+        copies.begin("s", manifest(source), part, OWNER)
         await asyncio.sleep(0)
         (source / "a.h5").write_bytes(b"other frames" * 10_000)
         copies.abandon("s")
-        copies.begin("s", manifest(source), part)
-        check(await copies.copy("s", manifest(source), part), source, part)
+        copies.begin("s", manifest(source), part, OWNER)
+        check(await copies.copy("s", manifest(source), part, OWNER), source, part)
 
     play(tmp_path, scenario)
 
 
 def test_a_copy_made_ahead_of_other_files_is_worthless(source: Path, part: Path, tmp_path: Path) -> None:
     async def scenario(copies: Copies) -> None:
-        copies.begin("s", manifest(source), part)
+        copies.begin("s", manifest(source), part, OWNER)
         await asyncio.sleep(0.05)
         (source / "a.h5").write_bytes(b"x")
-        check(await copies.copy("s", manifest(source), part), source, part)
+        check(await copies.copy("s", manifest(source), part, OWNER), source, part)
 
     play(tmp_path, scenario)
 
@@ -99,9 +107,9 @@ def test_what_fails_ahead_fails_nobody_and_the_copy_itself_says_why(
     async def scenario(copies: Copies) -> None:
         asked = manifest(source)
         (source / "a.h5").write_bytes(b"x")
-        copies.begin("s", asked, part)
+        copies.begin("s", asked, part, OWNER)
         with pytest.raises(SourceChanged):
-            await copies.copy("s", asked, part)
+            await copies.copy("s", asked, part, OWNER)
 
     play(tmp_path, scenario)
 
@@ -110,7 +118,7 @@ def test_without_the_shared_folder_nothing_is_written(source: Path, tmp_path: Pa
     part = tmp_path / "shared" / "account" / ".s.part"
 
     async def scenario(copies: Copies) -> None:
-        copies.begin("s", manifest(source), part)
+        copies.begin("s", manifest(source), part, OWNER)
         await asyncio.sleep(0.2)
         copies.abandon("s")
 

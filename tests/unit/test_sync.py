@@ -9,6 +9,7 @@ import pytest
 import xxhash
 
 from srctd.adapters import sync
+from srctd.adapters.sync import folders
 from srctd.core.errors import (
     DigestMismatch,
     HoldError,
@@ -43,7 +44,9 @@ def source(tmp_path):
 
 @pytest.fixture
 def part(tmp_path):
-    return tmp_path / "shared" / "account" / ".scan.part"
+    account = tmp_path / "shared" / "account"
+    account.mkdir(parents=True)
+    return account / ".scan.part"
 
 
 class Telling:
@@ -62,6 +65,17 @@ def tree(folder: Path) -> list[str]:
 
 
 # --- copying ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_above_a_copy_is_never_made(source: Path, part: Path) -> None:
+    """A missing account folder is that of a file system that is not mounted."""
+    wanted = Manifest(folder=str(source), files=(a_file(source, "a", b"1"),))
+    part.parent.rmdir()
+    with pytest.raises(StorageUnavailable, match="account cannot be written: No such file"):
+        sync.copy(wanted, part)
+    with pytest.raises(StorageUnavailable, match="account cannot be written: No such file"):
+        sync.copy_settled(wanted, {"a": 1}, part)
+    assert not part.parent.exists()
 
 
 def test_a_copy_is_equal_and_proven(source, part):
@@ -230,13 +244,43 @@ def test_a_link_planted_in_the_target_is_not_written_through(source, part, tmp_p
 def test_files_on_shared_storage_are_proven_where_they_are(source, part):
     file = a_file(source, "raw/a.h5", b"frames")
     manifest = sync.digest_in_place(Manifest(folder=str(source), files=(file,)))
-    sync.write_manifest(part, manifest, None)
+    sync.link_input(part, str(source))
+    sync.write_manifest(part, manifest)
     assert (part / "manifest.xxh128").read_text() == (
-        f"{xxhash.xxh3_128_hexdigest(b'frames')}  {source}/raw/a.h5\n"
+        f"{xxhash.xxh3_128_hexdigest(b'frames')}  input/raw/a.h5\n"
     )
     assert tree(part) == ["manifest.json", "manifest.xxh128"]
     with pytest.raises(SourceChanged):
         sync.digest_in_place(Manifest(folder=str(source), files=(msgspec.structs.replace(file, size=5),)))
+
+
+def test_nothing_is_written_or_removed_through_the_link_to_files_left_in_place(source, part):
+    file = a_file(source, "raw/a.h5", b"frames")
+    a_file(source, ".old.part", b"a name that is swept in task folders")
+    wanted = Manifest(folder=str(source), files=(file,))
+    before = tree(source)
+    final = part.with_name("scan")
+
+    def link():
+        sync.link_input(part, str(source))
+        sync.write_manifest(part, sync.digest_in_place(wanted))
+
+    link()
+    link()
+    sync.publish(part, final)
+    assert (final / "input/raw/a.h5").read_bytes() == b"frames"
+    assert sync.published(final) == sync.digest_in_place(wanted)
+    sync.sweep(final)
+    link()
+    sync.publish(part, final)
+    sync.replace_folder(final, part.with_name("other"))
+    sync.remove_folder(part.with_name("other"))
+    link()
+    other = source.with_name("another")
+    sync.copy(Manifest(folder=str(other), files=(a_file(other, "b", b"b"),)), part)
+    assert not (part / "input").is_symlink()
+    assert tree(source) == before
+    assert tree(part) == ["input/b", "manifest.json", "manifest.xxh128"]
 
 
 def test_inside_looks_through_links(tmp_path):
@@ -292,7 +336,7 @@ def killed_before(one: Path, other: Path) -> bool:
 
 
 def killed_after(one: Path, other: Path) -> bool:
-    assert sync._exchange(one, other)
+    assert folders.exchange_names(one, other)
     raise Killed
 
 
@@ -306,7 +350,7 @@ def make(folder: Path, text: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("exchange", [sync._exchange, cannot])
+@pytest.mark.parametrize("exchange", [folders.exchange_names, cannot])
 def test_a_redone_folder_takes_the_old_one_s_place(tmp_path, exchange):
     final = tmp_path / "output"
     for text in ("first", "second", "third"):
@@ -329,10 +373,10 @@ def test_killed_in_the_exchange_one_of_them_is_whole(tmp_path, exchange, left):
 
 def test_the_exchange_is_available_here(tmp_path):
     one, other = make(tmp_path / "one", "1"), make(tmp_path / "other", "2")
-    assert sync._exchange(one, other)
+    assert folders.exchange_names(one, other)
     assert (one / "volume").read_text() == "2"
     with pytest.raises(FileNotFoundError):
-        sync._exchange(one, tmp_path / "nowhere")
+        folders.exchange_names(one, tmp_path / "nowhere")
 
 
 def test_sweep_takes_the_remainders_and_nothing_else(tmp_path):
