@@ -234,6 +234,8 @@ class RetentionSection(Section, frozen=True, kw_only=True):
     low_water_percent: float = 60.0
     """And ends when it is not fuller than this."""
     check_minutes: float = 10.0
+    proof: Literal["digests", "sizes"] = "digests"
+    """What of the copy is compared right before its source is removed."""
 
 
 class AccountRule(Section, frozen=True, kw_only=True):

@@ -10,6 +10,8 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -20,7 +22,7 @@ from srctd.core import retention
 from srctd.core.errors import DigestMismatch, HoldError, StorageUnavailable, TransientError
 from srctd.core.grouping import frame_name
 from srctd.core.lifecycle import Scan, SourceKept, SourceRemovalBegun, SourceRemoved, Status, Step
-from srctd.core.retention import Candidate, Decision, Disk, Outlook
+from srctd.core.retention import Candidate, Disk, Outlook
 from srctd.core.scan import Manifest
 from srctd.departures import Departures
 from srctd.engine import Engine
@@ -32,6 +34,20 @@ log = structlog.get_logger()
 
 DISK_SECONDS = 3.0
 """A disk that does not say within this time how full it is hangs; nothing is removed from it."""
+
+
+class _Looked(NamedTuple):
+    """One look at a disk."""
+
+    outlook: Outlook
+    candidates: Mapping[str, Candidate]
+    """By the first member."""
+
+    @property
+    def next(self) -> Candidate | None:
+        """Whose turn it is."""
+        chosen = (decision.scan for decision in self.outlook.decisions if decision.remove)
+        return self.candidates.get(next(chosen, ""))
 
 
 class Retention:
@@ -76,7 +92,7 @@ class Retention:
         keeps a disk from being looked at.
         """
         disks, problems = await self._disks()
-        return [await self._outlook(roots) for roots in disks], tuple(problems)
+        return [(await self._look(roots)).outlook for roots in disks], tuple(problems)
 
     # --- what and when ------------------------------------------------------------------------------------
 
@@ -103,27 +119,25 @@ class Retention:
         """
         most = None
         while True:
-            outlook = await self._outlook(roots, most)
-            if retention.too_full(outlook.disk, self._rule):
+            looked = await self._look(roots, most)
+            disk = looked.outlook.disk
+            if retention.too_full(disk, self._rule):
                 self._removing.add(roots[0])
             else:
                 self._removing.discard(roots[0])
-            chosen = next((decision for decision in outlook.decisions if decision.remove), None)
-            if chosen is None:
+            if looked.next is None:
                 return
-            most = outlook.disk.used - await self._remove(chosen)
+            most = disk.used - await self._remove(looked.next)
 
-    async def _outlook(self, roots: Sequence[str], most: int | None = None) -> Outlook:
+    async def _look(self, roots: Sequence[str], most: int | None = None) -> _Looked:
         """`most`: bytes that are used at most, by what was removed since the disk was looked at first."""
         usage = await self._usage(roots[0])
         used = usage.used if most is None else min(usage.used, most)
         disk = Disk(size=usage.size, used=used, removing=roots[0] in self._removing)
         candidates = await self._candidates(roots)
-        return Outlook(
-            roots=tuple(self._roots[root] for root in roots),
-            disk=disk,
-            decisions=retention.plan(candidates, disk, self._rule, time.time()),
-        )
+        decisions = await asyncio.to_thread(retention.plan, candidates, disk, self._rule, time.time())
+        outlook = Outlook(roots=tuple(self._roots[root] for root in roots), disk=disk, decisions=decisions)
+        return _Looked(outlook, {candidate.leader.id: candidate for candidate in candidates})
 
     @property
     def _rule(self) -> retention.Rule:
@@ -131,6 +145,7 @@ class Retention:
             minimum_age_seconds=3600.0 * self._section.minimum_age_hours,
             high_water_percent=self._section.high_water_percent,
             low_water_percent=self._section.low_water_percent,
+            remote_target=self._services.config.remote.target,
         )
 
     async def _disks(self) -> tuple[list[list[str]], list[str]]:
@@ -185,103 +200,81 @@ class Retention:
 
     # --- one source ---------------------------------------------------------------------------------------
 
-    async def _remove(self, chosen: Decision) -> int:
+    async def _remove(self, candidate: Candidate) -> int:
         """Remove a source; return the bytes that went. What stands in the way is noted, and the source stays."""
-        leader = self._engine.scans[chosen.scan]
-        root = self._root_of(leader)
+        leader, root = candidate.leader, candidate.root
         try:
             manifest = await self._services.manifest(leader.id)
             wanted = await self._spare(leader, manifest)
-            if leader.source_is_whole:
+            if not candidate.begun:
                 await asyncio.to_thread(removal.require_removable, wanted, root)
             await self._prove_copy(leader, manifest)
-            if leader.source_is_whole:
+            if not candidate.begun:
                 await asyncio.to_thread(removal.require_removable, wanted, root)
-            return await self._remove_proven(leader, wanted, root)
+            return await self._remove_proven(candidate, wanted)
         except DigestMismatch as exc:
             log.error("scan.source_kept", scan=leader.id, path=leader.path, reason=exc.sentence)
-            for scan in self._members(leader):
+            for scan in candidate.members:
                 await self._engine.happen(SourceKept(scan=scan.id, reason=exc.sentence))
         except (TransientError, HoldError) as exc:
             self._troubles[leader.id] = exc.sentence
         return 0
 
-    async def _remove_proven(self, leader: Scan, wanted: Manifest, root: str) -> int:
+    async def _remove_proven(self, candidate: Candidate, wanted: Manifest) -> int:
         """Journal the intention, remove, journal the end."""
-        folder, members = wanted.folder, self._members(leader)
-        if not all(scan.done for scan in members):
-            raise HoldError(f"{leader.id} is being done again")
-        for scan in members if leader.source_is_whole else ():
-            begun = await self._engine.happen(
-                SourceRemovalBegun(
-                    scan=scan.id, at=time.time(), folder=folder, files=len(wanted.files), bytes=wanted.size
-                )
-            )
+        leader = candidate.leader
+        if any(self._engine.scans[scan.id] is not scan for scan in candidate.members):
+            raise HoldError("something happened to it while its copy was read")
+        told: dict[str, Any] = {"folder": wanted.folder, "files": len(wanted.files), "bytes": wanted.size}
+        for scan in () if candidate.begun else candidate.members:
+            begun = await self._engine.happen(SourceRemovalBegun(scan=scan.id, at=time.time(), **told))
             if begun.removal_begun_at is None:
                 raise HoldError(f"{scan.id} is being done again")
         self._departures.begin(leader.id, wanted)
-        log.info("scan.source_removal_begun", scan=leader.id, path=leader.path, files=len(wanted.files))
-        removed = await self._unlink(wanted, root)
+        log.info("scan.source_removal_begun", scan=leader.id, path=leader.path, **told)
+        removed = await self._unlink(wanted, candidate.root)
+        left = [file.path for file in removed.left]
         size = sum(file.size for file in removed.gone)
-        for scan in members:
-            await self._engine.happen(
-                SourceRemoved(
-                    scan=scan.id, at=time.time(), folder=folder, files=len(removed.gone), bytes=size
-                )
-            )
+        told |= {"files": len(removed.gone), "bytes": size}
+        for scan in candidate.members:
+            await self._engine.happen(SourceRemoved(scan=scan.id, at=time.time(), **told))
         self._departures.end(leader.id)
-        log.info(
-            "scan.source_removed",
-            scan=leader.id,
-            path=leader.path,
-            files=len(removed.gone),
-            bytes=size,
-            left=[file.path for file in removed.left],
-        )
+        log.info("scan.source_removed", scan=leader.id, path=leader.path, left=left, **told)
         return size
 
     async def _unlink(self, wanted: Manifest, root: str) -> removal.Removed:
         """Remove in a thread; canceled, the thread stops before its next file, and only then this does."""
         stopping = threading.Event()
         removing = asyncio.ensure_future(asyncio.to_thread(removal.remove, wanted, root, stopping.is_set))
+        removing.add_done_callback(_look_at)
         try:
             return await asyncio.shield(removing)
         except asyncio.CancelledError:
             stopping.set()
-            await asyncio.wait([removing])
-            removing.exception()  # looked at: the next start goes on there
+            await asyncio.wait([removing], timeout=self._services.config.daemon.stop_grace_seconds)
             raise
 
     async def _prove_copy(self, leader: Scan, manifest: Manifest) -> None:
-        """Read the whole copy back from the storage; raises `DigestMismatch` if a byte is not as it was copied."""
+        """Raise `DigestMismatch` unless the copy lies on the storage as it was made."""
         services, holder = self._services, task_folder(self._services.config, leader)
-        hint = (
-            f"the source stays; move {holder} away and `srctd retry {leader.id} --step sync` copies it anew, "
-            f"or mend it and release the scan by `srctd retry {leader.id}`"
-        )
         await asyncio.to_thread(services.storage.require, 0, 0, f"the copy of {leader.id}")
-        proven = await asyncio.to_thread(sync.published, holder)
-        if proven is None:
-            raise DigestMismatch(f"{holder} holds no copy any more", hint=hint)
-        if not proven.same_files(manifest):
-            raise DigestMismatch(f"{holder}: its manifest lists other files than were judged", hint=hint)
         try:
-            lying = await asyncio.to_thread(removal.copy_as_it_lies, proven, holder / sync.INPUT)
+            proven = await asyncio.to_thread(_recorded, holder, services.storage.path, manifest)
+            lying = await asyncio.to_thread(removal.copy_as_it_lies, proven, holder, sync.INPUT)
+            if self._section.proof == "digests":
+                _require_same(proven, await services.copies.digest_in_place(lying))
         except DigestMismatch as exc:
+            hint = (
+                f"the source stays; move {holder} away and `srctd retry {leader.id} --step sync` copies it anew, "
+                f"or mend it and release the scan by `srctd retry {leader.id}`"
+            )
             raise DigestMismatch(f"the copy of {leader.id} is damaged: {exc}", hint=hint) from exc
-        found = await services.copies.digest_in_place(lying)
-        for wanted, read in zip(proven.files, found.files, strict=True):
-            if not wanted.digest or read.digest != wanted.digest:
-                raise DigestMismatch(
-                    f"the copy of {leader.id} is damaged: {lying.folder}/{read.path} has the digest {read.digest},"
-                    f" {wanted.digest or 'none'} was noted",
-                    hint=hint,
-                )
 
     async def _spare(self, leader: Scan, manifest: Manifest) -> Manifest:
         """The manifest without files that other scans need where they are, as flats for several scans.
 
-        Raises `HoldError` if they need a frame, or what is opened: a scan goes as a whole.
+        Raises `HoldError` if they need a frame, or what is opened: a scan goes as a whole; and as long as it is not
+        known what they need.
         """
         needed = await self._needed(leader)
         going = []
@@ -296,6 +289,10 @@ class Retention:
     async def _needed(self, leader: Scan) -> dict[str, str]:
         """Files, by absolute path, that another scan reads where they are, or consists of; and that scan."""
         needed = self._intake.referenced()
+        for path, arrival in self._intake.arrivals.items():
+            near = _related(arrival.listed.folder, leader.source.folder)
+            if near and min(arrival.listed.files, leader.source.files) > 1 and not arrival.foreign:
+                raise HoldError(f"{path} arrives in the same folder, and may share files with it")
         for scan in self._engine.scans.values():
             if scan.leader or scan.superseded or scan.path == leader.path:
                 continue
@@ -311,9 +308,11 @@ class Retention:
         manifest = await self._services.manifest(scan.id)
         return [f"{manifest.folder}/{file.path}" for file in manifest.files]
 
-    def _members(self, leader: Scan) -> list[Scan]:
-        scans = self._engine.scans.values()
-        return [scan for scan in scans if leader.id in (scan.id, scan.leader)]
+
+def _look_at(removing: asyncio.Future[removal.Removed]) -> None:
+    """What stands in the way of a removal at the very end is met again at the next start."""
+    if not removing.cancelled():
+        removing.exception()
 
 
 def unwritable(config: Config) -> list[str]:
@@ -347,3 +346,28 @@ def _read_from_afar(scan: Scan) -> Iterable[str]:
 def _related(one: str, other: str) -> bool:
     """Whether one folder is the other, or lies in it."""
     return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
+
+
+def _recorded(holder: Path, shared: str, judged: Manifest) -> Manifest:
+    """What was noted when a scan was copied, with digests.
+
+    Raises `DigestMismatch` if that is not of the files that were judged, `HoldError` if the copy is elsewhere now.
+    """
+    if not sync.inside(holder, shared):
+        raise HoldError(f"{holder} leads out of {shared}, and what lies there was not proven")
+    proven = sync.published(holder)
+    if proven is None:
+        raise DigestMismatch(f"{holder} holds no copy any more")
+    if not proven.same_files(judged):
+        raise DigestMismatch(f"{holder}: its manifest lists other files than were judged")
+    return proven
+
+
+def _require_same(proven: Manifest, read: Manifest) -> None:
+    """Raise `DigestMismatch` unless what was read now has the digests of then."""
+    for wanted, found in zip(proven.files, read.files, strict=True):
+        if not wanted.digest or found.digest != wanted.digest:
+            raise DigestMismatch(
+                f"{read.folder}/{found.path} has the digest {found.digest}, "
+                f"{wanted.digest or 'none'} was noted"
+            )

@@ -15,6 +15,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from srctd.core.errors import DigestMismatch, HoldError, NotPermitted, SourceChanged, StorageUnavailable
 from srctd.core.scan import FileEntry, Manifest
 
@@ -106,31 +108,30 @@ def remove(manifest: Manifest, root: str, stopping: Callable[[], bool] = lambda:
     return Removed(tuple(gone), tuple(left), finished=True)
 
 
-def copy_as_it_lies(proven: Manifest, folder: Path) -> Manifest:
+def copy_as_it_lies(proven: Manifest, holder: str | Path, inside: str) -> Manifest:
     """The files of a copy with the times that they have there; their next reading comes from the storage itself.
 
-    What the page cache holds of them would prove nothing. Raises `DigestMismatch` for one that is missing or has
+    What the page cache holds of them would prove nothing. Nor would a link: it may lead to the source. `inside`: the
+    folder in `holder` in which they are. Raises `DigestMismatch` for a file that is missing, behind a link, or of
     another size, `StorageUnavailable`.
     """
-    files = []
-    for file in proven.files:
-        path = folder / file.copied_as
-        with _storage(str(path), "cannot be read"):
-            try:
-                descriptor = os.open(path, _FILE)
-            except OSError as exc:
-                if exc.errno in _NOT_THERE:
-                    raise DigestMismatch(f"{path} is not there any more") from exc
-                raise
-            try:
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-                found = os.fstat(descriptor)
-            finally:
-                os.close(descriptor)
-        if found.st_size != file.size:
-            raise DigestMismatch(f"{path} has {found.st_size} bytes instead of {file.size}")
-        files.append(FileEntry(path=file.copied_as, size=found.st_size, mtime_ns=found.st_mtime_ns))
-    return Manifest(folder=str(folder), files=tuple(files))
+    holder = os.path.realpath(holder)
+    folder = f"{holder}/{inside}"
+    copied = [FileEntry(path=file.copied_as, size=file.size, mtime_ns=0) for file in proven.files]
+    lying: dict[str, FileEntry] = {}
+    with _opened_root(holder) as top:
+        for below, files in _by_folder(Manifest(folder=folder, files=tuple(copied)), holder):
+            with _storage(f"{holder}/{below}", "cannot be read"), _opened_below(top, below) as opened:
+                for name, file in files:
+                    found = None if opened is None else _dropped(opened, name)
+                    if found is None:
+                        raise DigestMismatch(f"{folder}/{file.path} is not there, or is no regular file")
+                    if found.st_size != file.size:
+                        raise DigestMismatch(
+                            f"{folder}/{file.path} has {found.st_size} bytes instead of {file.size}"
+                        )
+                    lying[file.path] = msgspec.structs.replace(file, mtime_ns=found.st_mtime_ns)
+    return Manifest(folder=folder, files=tuple(lying[file.path] for file in copied))
 
 
 # --- parts ------------------------------------------------------------------------------------------------
@@ -207,6 +208,22 @@ def _is_unchanged(holder: int, name: str, file: FileEntry) -> bool:
         raise
     same = (found.st_size, found.st_mtime_ns) == (file.size, file.mtime_ns)
     return stat.S_ISREG(found.st_mode) and same
+
+
+def _dropped(holder: int, name: str) -> os.stat_result | None:
+    """What a regular file is, the page cache rid of it; None if there is none of the name."""
+    try:
+        descriptor = os.open(name, _FILE, dir_fd=holder)
+    except OSError as exc:
+        if exc.errno not in _NOT_THERE:
+            raise
+        return None
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        found = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    return found if stat.S_ISREG(found.st_mode) else None
 
 
 def _removed(holder: int, name: str, file: FileEntry) -> bool:

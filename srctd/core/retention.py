@@ -1,8 +1,9 @@
 """Whose source may be removed from a detector's disk, and why every other one stays.
 
 A source may go when nothing is lost with it: every step of every scan in its files is done, the files were copied,
-the raw data set was posted, and the files are those that were copied. Which of these go, and when, is a question
-of room: above the high-water mark the oldest, until the disk is at the low-water mark; never the newest of a root.
+the raw data set was posted, the further host, if there is one, has them too, and the files are those that were
+copied. Which of these go, and when, is a question of room: above the high-water mark the oldest, until the disk is
+at the low-water mark; never the newest of a root.
 
 What only a look at the disks can tell (whether the copy reads as it was written, whether every file is unchanged)
 is asked when it is a scan's turn.
@@ -27,6 +28,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """Since the last step was done."""
     high_water_percent: float
     low_water_percent: float
+    remote_target: str = ""
+    """The further host that must have the files as well; empty: there is none."""
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +108,7 @@ def plan(candidates: Sequence[Candidate], disk: Disk, rule: Rule, now: float) ->
     freed = 0
     decisions: list[Decision] = []
     for candidate in sorted(candidates, key=_order):
-        reasons = _unsafe(candidate)
+        reasons = _unsafe(candidate, rule.remote_target)
         if not candidate.begun:
             reasons += _untimely(candidate, newest, rule, now)
         enough = "" if candidate.begun else _enough(disk, freed, rule)
@@ -122,10 +125,11 @@ def _order(candidate: Candidate) -> tuple[bool, float, str]:
 
 
 def _newest(candidates: Sequence[Candidate]) -> frozenset[str]:
-    """The newest scan of every root that still has its files."""
+    """The newest scan of every root of those whose files are there, whole."""
     newest: dict[str, Candidate] = {}
     for candidate in sorted(candidates, key=lambda candidate: _order(candidate)[1:]):
-        if candidate.leader.source_removed_at is None and not candidate.leader.superseded:
+        there = candidate.listed is not None and candidate.leader.source_is_whole
+        if there and not candidate.leader.superseded:
             newest[candidate.root] = candidate
     return frozenset(candidate.leader.id for candidate in newest.values())
 
@@ -155,8 +159,8 @@ def _decided(candidate: Candidate, shared: list[str]) -> Iterator[Decision]:
 
 def _removed(candidate: Candidate) -> str:
     at = minute_text(candidate.leader.source_removed_at or 0.0)
-    if candidate.listed == candidate.leader.source.fingerprint:
-        return f"already removed on {at}, and put back since: srctd leaves it to who did that"
+    if candidate.listed is not None:
+        return f"already removed on {at}; what lies there was put there since, and is left to who did that"
     return f"already removed on {at}"
 
 
@@ -183,7 +187,7 @@ def _not_done(scan: Scan) -> list[str]:
     return [f"not done yet: {first} is {scan.step(first).status}"]
 
 
-def _unsafe(candidate: Candidate) -> list[str]:
+def _unsafe(candidate: Candidate, remote_target: str) -> list[str]:
     """Why something could be lost with the files."""
     leader = candidate.leader
     reasons = []
@@ -198,6 +202,9 @@ def _unsafe(candidate: Candidate) -> list[str]:
         reasons.append("in place: there is no other copy")
     if registered and not registered.posted:
         reasons.append("not catalogued: its raw data set was posted to no catalogue")
+    sent = _found(leader, Step.SEND, _Sent)
+    if sent and remote_target not in ("", sent.target):
+        reasons.append(f"not sent to {remote_target}: it was done before that was configured")
     if leader.source_kept:
         reasons.append(f"kept: {leader.source_kept}")
     if candidate.trouble:
@@ -260,6 +267,10 @@ class _Synced(msgspec.Struct, frozen=True):
 
 class _Registered(msgspec.Struct, frozen=True):
     posted: bool
+
+
+class _Sent(msgspec.Struct, frozen=True):
+    target: str
 
 
 def _found(scan: Scan, step: Step, kind: type[Result]) -> Result | None:
