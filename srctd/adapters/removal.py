@@ -111,9 +111,9 @@ def remove(manifest: Manifest, root: str, stopping: Callable[[], bool] = lambda:
 def copy_as_it_lies(proven: Manifest, holder: str | Path, inside: str) -> Manifest:
     """The files of a copy with the times that they have there; their next reading comes from the storage itself.
 
-    What the page cache holds of them would prove nothing. Nor would a link: it may lead to the source. `inside`: the
-    folder in `holder` in which they are. Raises `DigestMismatch` for a file that is missing, behind a link, or of
-    another size, `StorageUnavailable`.
+    What the page cache holds of them would prove nothing. Nor would a link: it may lead to the source. `inside`:
+    the folder in `holder` in which they are. Raises `DigestMismatch` for a file that is missing, behind a link, or
+    of another size, `StorageUnavailable`.
     """
     holder = os.path.realpath(holder)
     folder = f"{holder}/{inside}"
