@@ -59,7 +59,7 @@ def disk_usage(folder: str) -> DiskUsage:
 
 def writable(folder: str) -> bool:
     """Whether this process may remove what lies in a folder."""
-    return os.access(folder, os.W_OK | os.X_OK)
+    return os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
 
 
 def require_removable(manifest: Manifest, root: str) -> None:
@@ -77,7 +77,7 @@ def require_removable(manifest: Manifest, root: str) -> None:
                     raise SourceChanged(f"{shown} is not there any more, or is no folder")
                 if os.fstat(holder).st_dev != device:
                     raise HoldError(f"{shown} lies on another disk than {root}")
-                if not os.access(".", os.W_OK | os.X_OK, dir_fd=holder):
+                if not os.access(".", os.W_OK | os.X_OK, dir_fd=holder, effective_ids=True):
                     raise NotPermitted(f"{shown}: this user may not remove anything there")
                 for name, file in files:
                     if not _is_unchanged(holder, name, file):
