@@ -9,7 +9,7 @@ What only a look at the disks can tell (whether the copy reads as it was written
 is asked when it is a scan's turn.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -70,7 +70,12 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def begun(self) -> bool:
         """Whether some of the files may be removed already."""
-        return self.leader.removal_begun_at is not None and self.leader.source_removed_at is None
+        return self.leader.removal_begun_at is not None and not self.removed
+
+    @property
+    def removed(self) -> bool:
+        """Whether they were removed before."""
+        return self.leader.source_removed_at is not None
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,15 +113,13 @@ def plan(candidates: Sequence[Candidate], disk: Disk, rule: Rule, now: float) ->
     freed = 0
     decisions: list[Decision] = []
     for candidate in sorted(candidates, key=_order):
-        reasons = _unsafe(candidate, rule.remote_target)
-        if not candidate.begun:
-            reasons += _untimely(candidate, newest, rule, now)
-        enough = "" if candidate.begun else _enough(disk, freed, rule)
-        if candidate.leader.source_removed_at is not None:
-            reasons, enough = [_removed(candidate)], ""
-        elif not reasons and not enough and not _undone(candidate):
+        undone = {} if candidate.removed else _undone(candidate)
+        shared = _reasons(candidate, newest, rule, now)
+        if not candidate.removed and not candidate.begun:
+            shared += _enough(disk, freed, rule)
+        if not undone and not shared:
             freed += candidate.leader.source.bytes
-        decisions += _decided(candidate, [*reasons, *filter(None, [enough])])
+        decisions += _decided(candidate, undone, shared)
     return tuple(decisions)
 
 
@@ -134,15 +137,15 @@ def _newest(candidates: Sequence[Candidate]) -> frozenset[str]:
     return frozenset(candidate.leader.id for candidate in newest.values())
 
 
-def _decided(candidate: Candidate, shared: list[str]) -> Iterator[Decision]:
+def _decided(
+    candidate: Candidate, undone: Mapping[str, list[str]], shared: Sequence[str]
+) -> Iterator[Decision]:
     """One decision for every member; the files go when all of them let them go."""
-    undone = _undone(candidate)
-    removed = candidate.leader.source_removed_at is not None
     for member in candidate.members:
-        others = [other for other in undone if other != member.id]
-        own = [] if removed else [*undone.get(member.id, ())]
-        if others and not removed:
-            own.append(f"member of a file whose other member {others[0]} is not done")
+        own = list(undone.get(member.id, ()))
+        other = next((other for other in undone if other != member.id), None)
+        if other is not None:
+            own.append(f"member of a file whose other member {other} is not done")
         reasons = (*own, *shared)
         yield Decision(
             scan=member.id,
@@ -155,6 +158,14 @@ def _decided(candidate: Candidate, shared: list[str]) -> Iterator[Decision]:
 
 
 # --- why a source stays -----------------------------------------------------------------------------------
+
+
+def _reasons(candidate: Candidate, newest: Collection[str], rule: Rule, now: float) -> list[str]:
+    """Why the files stay, but for what is not done of a member, and for want of room."""
+    if candidate.removed:
+        return [_removed(candidate)]
+    unsafe = _unsafe(candidate, rule.remote_target)
+    return unsafe if candidate.begun else unsafe + _untimely(candidate, newest, rule, now)
 
 
 def _removed(candidate: Candidate) -> str:
@@ -212,7 +223,7 @@ def _unsafe(candidate: Candidate, remote_target: str) -> list[str]:
     return reasons
 
 
-def _untimely(candidate: Candidate, newest: frozenset[str], rule: Rule, now: float) -> list[str]:
+def _untimely(candidate: Candidate, newest: Collection[str], rule: Rule, now: float) -> list[str]:
     """Why it is not its turn, or not srctd's to remove it."""
     leader = candidate.leader
     if leader.superseded:
@@ -245,17 +256,15 @@ def _span(seconds: float) -> str:
     return f"{round(max(0.0, value), 1):g} {unit}"
 
 
-def _enough(disk: Disk, freed: int, rule: Rule) -> str:
-    """Why there is room enough, so that nothing need go; empty if there is not."""
+def _enough(disk: Disk, freed: int, rule: Rule) -> list[str]:
+    """Why there is room enough, so that nothing need go; nothing if there is not."""
     if not too_full(disk, rule):
         high = rule.high_water_percent
-        return f"disk is {disk.percent():.1f} % full, removing begins above {high:g} %"
-    if disk.percent(freed) <= rule.low_water_percent:
-        low = rule.low_water_percent
-        return (
-            f"the older ones bring the disk down to {disk.percent(freed):.1f} %, removing ends at {low:g} %"
-        )
-    return ""
+        return [f"disk is {disk.percent():.1f} % full, removing begins above {high:g} %"]
+    left, low = disk.percent(freed), rule.low_water_percent
+    if left <= low:
+        return [f"the older ones bring the disk down to {left:.1f} %, removing ends at {low:g} %"]
+    return []
 
 
 # --- of the results of steps, what counts here ------------------------------------------------------------
