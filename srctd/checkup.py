@@ -126,7 +126,7 @@ def _retention(config: Config) -> Iterator[Finding]:
         f"removes sources that are copied, catalogued and done for {section.minimum_age_hours:g} hours, while "
         f"their disk is above {section.high_water_percent:g} %, down to {section.low_water_percent:g} %",
     )
-    for sentence in unwritable(config):
+    for sentence in unwritable(root.path for root in config.watch):
         yield Finding(False, sentence)
     if not (config.catalog.embedded or config.catalog.url):
         yield Finding(False, "retention is on, but only what was catalogued may be removed: nothing ever is")

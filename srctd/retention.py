@@ -17,7 +17,6 @@ import msgspec
 import structlog
 
 from srctd.adapters import removal, sync
-from srctd.config import Config
 from srctd.core import retention
 from srctd.core.errors import DigestMismatch, HoldError, StorageUnavailable, TransientError
 from srctd.core.grouping import frame_name
@@ -34,6 +33,8 @@ log = structlog.get_logger()
 
 DISK_SECONDS = 3.0
 """A disk that does not say within this time how full it is hangs; nothing is removed from it."""
+_FOR_NOW = (TransientError, HoldError)
+"""What keeps a source where it is until the next look."""
 
 
 class _Looked(NamedTuple):
@@ -74,6 +75,7 @@ class Retention:
         self._asked: dict[str, asyncio.Future[removal.DiskUsage]] = {}
         self._removing: set[str] = set()  # first roots of disks on their way to the low-water mark
         self._troubles: dict[str, str] = {}  # scan -> why the last attempt came to nothing
+        self._proven: set[str] = set()  # of a removal that is stuck the copy is not read again and again
 
     async def load(self) -> None:
         """Take note of what a daemon before this one had begun to remove; call it before the roots are listed."""
@@ -92,7 +94,13 @@ class Retention:
         keeps a disk from being looked at.
         """
         disks, problems = await self._disks()
-        return [(await self._look(roots)).outlook for roots in disks], tuple(problems)
+        outlooks = []
+        for roots in disks:
+            try:
+                outlooks.append((await self._look(roots)).outlook)
+            except _FOR_NOW as exc:
+                problems.append(exc.sentence)
+        return outlooks, tuple(problems)
 
     # --- what and when ------------------------------------------------------------------------------------
 
@@ -100,11 +108,11 @@ class Retention:
         """Bring every disk that is too full down to the low-water mark, as far as sources may go."""
         self._troubles.clear()
         disks, problems = await self._disks()
-        problems += unwritable(self._services.config)
         for roots in disks:
+            problems += await asyncio.to_thread(unwritable, roots)
             try:
                 await self._make_room(roots)
-            except StorageUnavailable as exc:
+            except _FOR_NOW as exc:
                 problems.append(exc.sentence)
         problems += [f"{scan}: {sentence}" for scan, sentence in self._troubles.items()]
         for sentence in problems:
@@ -152,11 +160,14 @@ class Retention:
         """The watched roots by the disk they lie on; and one sentence for each that cannot be looked at."""
         disks: dict[int, list[str]] = {}
         problems = []
-        for root in self._roots:
-            try:
-                disks.setdefault((await self._usage(root)).device, []).append(root)
-            except StorageUnavailable as exc:
-                problems.append(exc.sentence)
+        asked = await asyncio.gather(*map(self._usage, self._roots), return_exceptions=True)
+        for root, usage in zip(self._roots, asked, strict=True):
+            if isinstance(usage, _FOR_NOW):
+                problems.append(usage.sentence)
+            elif isinstance(usage, BaseException):
+                raise usage
+            else:
+                disks.setdefault(usage.device, []).append(root)
         return list(disks.values()), problems
 
     async def _usage(self, root: str) -> removal.DiskUsage:
@@ -208,7 +219,9 @@ class Retention:
             wanted = await self._spare(leader, manifest)
             if not candidate.begun:
                 await asyncio.to_thread(removal.require_removable, wanted, root)
-            await self._prove_copy(leader, manifest)
+            if not candidate.begun or leader.id not in self._proven:
+                await self._prove_copy(leader, manifest)
+                self._proven.add(leader.id)
             if not candidate.begun:
                 await asyncio.to_thread(removal.require_removable, wanted, root)
             return await self._remove_proven(candidate, wanted)
@@ -216,7 +229,7 @@ class Retention:
             log.error("scan.source_kept", scan=leader.id, path=leader.path, reason=exc.sentence)
             for scan in candidate.members:
                 await self._engine.happen(SourceKept(scan=scan.id, reason=exc.sentence))
-        except (TransientError, HoldError) as exc:
+        except _FOR_NOW as exc:
             self._troubles[leader.id] = exc.sentence
         return 0
 
@@ -239,6 +252,7 @@ class Retention:
         for scan in candidate.members:
             await self._engine.happen(SourceRemoved(scan=scan.id, at=time.time(), **told))
         self._departures.end(leader.id)
+        self._proven.discard(leader.id)
         log.info("scan.source_removed", scan=leader.id, path=leader.path, left=left, **told)
         return size
 
@@ -315,12 +329,12 @@ def _look_at(removing: asyncio.Future[removal.Removed]) -> None:
         removing.exception()
 
 
-def unwritable(config: Config) -> list[str]:
-    """Watched roots from which nothing could be removed, in one sentence each; none if retention is off."""
+def unwritable(roots: Iterable[str]) -> list[str]:
+    """Watched roots from which nothing could be removed, in one sentence each. Blocks as their disks do."""
     return [
-        f"retention is on, but this user (uid {os.geteuid()}) may not remove anything from {root.path}"
-        for root in config.watch
-        if config.retention.enabled and not removal.writable(root.path)
+        f"retention is on, but this user (uid {os.geteuid()}) may not remove anything from {root}"
+        for root in roots
+        if not removal.writable(root)
     ]
 
 

@@ -9,7 +9,7 @@ What only a look at the disks can tell (whether the copy reads as it was written
 is asked when it is a scan's turn.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -127,14 +127,14 @@ def _order(candidate: Candidate) -> tuple[bool, float, str]:
     return not candidate.begun, candidate.leader.completed_at, candidate.leader.id
 
 
-def _newest(candidates: Sequence[Candidate]) -> frozenset[str]:
-    """The newest scan of every root of those whose files are there, whole."""
-    newest: dict[str, Candidate] = {}
+def _newest(candidates: Sequence[Candidate]) -> dict[str, str]:
+    """The newest scan of every root, of those whose files are there, whole."""
+    newest: dict[str, str] = {}
     for candidate in sorted(candidates, key=lambda candidate: _order(candidate)[1:]):
         there = candidate.listed is not None and candidate.leader.source_is_whole
         if there and not candidate.leader.superseded:
-            newest[candidate.root] = candidate
-    return frozenset(candidate.leader.id for candidate in newest.values())
+            newest[candidate.root] = candidate.leader.id
+    return newest
 
 
 def _decided(
@@ -160,12 +160,14 @@ def _decided(
 # --- why a source stays -----------------------------------------------------------------------------------
 
 
-def _reasons(candidate: Candidate, newest: Collection[str], rule: Rule, now: float) -> list[str]:
+def _reasons(candidate: Candidate, newest: Mapping[str, str], rule: Rule, now: float) -> list[str]:
     """Why the files stay, but for what is not done of a member, and for want of room."""
     if candidate.removed:
         return [_removed(candidate)]
     unsafe = _unsafe(candidate, rule.remote_target)
-    return unsafe if candidate.begun else unsafe + _untimely(candidate, newest, rule, now)
+    if candidate.begun:
+        return unsafe + _unsure(candidate, newest)
+    return unsafe + _untimely(candidate, newest, rule, now)
 
 
 def _removed(candidate: Candidate) -> str:
@@ -223,7 +225,14 @@ def _unsafe(candidate: Candidate, remote_target: str) -> list[str]:
     return reasons
 
 
-def _untimely(candidate: Candidate, newest: Collection[str], rule: Rule, now: float) -> list[str]:
+def _unsure(candidate: Candidate, newest: Mapping[str, str]) -> list[str]:
+    """Why files that are missing may not have been removed: the newest of a root never is."""
+    if candidate.root in newest:
+        return []
+    return [f"no other scan is found below {candidate.root}: its disk may not be mounted"]
+
+
+def _untimely(candidate: Candidate, newest: Mapping[str, str], rule: Rule, now: float) -> list[str]:
     """Why it is not its turn, or not srctd's to remove it."""
     leader = candidate.leader
     if leader.superseded:
@@ -235,7 +244,7 @@ def _untimely(candidate: Candidate, newest: Collection[str], rule: Rule, now: fl
         reasons.append("not found at the last look")
     elif candidate.listed != leader.source.fingerprint and not candidate.newer:
         reasons.append("changed since it was copied")
-    if leader.id in newest:
+    if leader.id == newest.get(candidate.root):
         reasons.append("the newest scan of its root")
     if all(member.done for member in candidate.members):
         reasons += _too_young(candidate.done_at, rule.minimum_age_seconds, now)

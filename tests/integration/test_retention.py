@@ -149,31 +149,40 @@ def test_what_is_not_as_it_was_copied_stays(made: Made, tmp_path: Path) -> None:
         assert sorted(path.name for path in site.detector.glob("*.nxs")) == ["newest.nxs", "touched.nxs"]
 
 
-def test_a_removal_that_was_killed_goes_on(made: Made, tmp_path: Path) -> None:
+def test_a_removal_that_is_killed_goes_on_and_a_disk_that_hangs_is_said(made: Made, tmp_path: Path) -> None:
     folder = tmp_path / "site"
     folder.mkdir()
     with faultfs.mounted(folder, "detector") as slow:
-        site = Site(folder, further=retention())
+        site = Site(folder)
         with running(site):
-            slow.fail("delay", "unlink", seconds=0.1)
-            put(made("stack", format="elettra"), site.detector)
-            site.reaches("stack", "done", "held")
-            put(made("newest.nxs"), site.detector)
-
-            def files() -> int:
-                return len(list((site.detector / "stack").rglob("*.tif")))
-
-            all_files = files()
-            site.until(lambda: files() < all_files - 3, "files go")
-            site.kill()
-        assert 0 < files() < all_files
+            for name, format_ in (("stack", "elettra"), ("newest.nxs", "nxtomo")):
+                put(made(name, format=format_), site.detector)
+                site.reaches(name, "done", "held")
+            assert site.stop() == 0
+        site.config.write_text(f"{site.config.read_text()}\n{retention()}")
+        stack = site.detector / "stack"
+        begun_with = len(list(stack.rglob("*.tif")))
+        slow.fail("delay", "unlink", seconds=0.05)
+        for kill in range(1, 4):
+            with running(site):
+                site.until(
+                    lambda kill=kill: len(list(stack.rglob("*.tif"))) <= begun_with - 6 * kill, "files go"
+                )
+                site.kill()
+        assert list(stack.rglob("*.tif"))
         slow.heal()
         with running(site):
             becomes(site, "stack", "removed")
-            assert not (site.detector / "stack").exists()
-            site.reaches("newest.nxs", "done", "held")
+            assert not stack.exists()
             assert site.settled()["scans_total"] == 2, "what was left was no new scan"
             assert (site.detector / "newest.nxs").exists()
             begun, ended = events(site, "scan.source_removal_begun"), events(site, "scan.source_removed")
             assert [event["files"] for event in begun] == [event["files"] for event in ended]
             assert len(begun) == 1
+            slow.fail("hang", "statfs")
+            site.until(
+                lambda: "does not say how full it is" in "".join(site.ask("status")["retention"]["problems"]),
+                "the daemon lives and says that the disk hangs",
+            )
+            slow.heal()
+            assert site.stop() == 0

@@ -161,6 +161,26 @@ def test_a_proven_source_goes(world: World):
     assert world.departures.over() == {scan.id}
 
 
+def test_all_members_of_a_file_lose_it_together(world: World):
+    first = world.scan("many.h5", {"many.h5": b"two rotations"})
+    leader = msgspec.structs.replace(first.entered, members=2)
+    in_place = StepState(status=Status.DONE, result=msgspec.Raw(b'{"input": "/", "in_place": true}'))
+    member = msgspec.structs.replace(
+        leader,
+        id=scan_id(leader.path, 1, 1),
+        task="many.h5-m001",
+        member=1,
+        leader=leader.id,
+        steps={**leader.steps, Step.SYNC: in_place},
+    )
+    world.after(
+        msgspec.structs.replace(first, entered=leader),
+        Completed(scan=member.id, entered=member, manifest=first.manifest),
+    )
+    assert (world.left(), world.problems) == ([], "")
+    assert all(world.engine.scans[scan].source_removed_at for scan in (leader.id, member.id))
+
+
 def test_by_policy_only_the_sizes_of_the_copy_are_looked_at(tmp_path: Path):
     world = World(tmp_path, proof="sizes")
     short = world.scan("short.h5", {"short.h5": b"12345678"})

@@ -163,6 +163,8 @@ def test_what_was_begun_is_ended_first_though_there_is_room():
     begun = candidate(scan("b", day=5, removal_begun_at=NOW - 60), listed="what is left")
     empty = Disk(size=1000, used=10)
     assert gone(plan([candidate(scan("a")), begun, NEWEST], empty, RULE, NOW)) == ["b.h5"]
+    (alone,) = plan([begun], empty, RULE, NOW)
+    assert "its disk may not be mounted" in alone.reasons[0]
     damaged = candidate(scan("b", day=5, removal_begun_at=NOW - 60, source_kept="a digest differs"))
     assert gone(plan([damaged, NEWEST], FULL, RULE, NOW)) == []
 
@@ -235,6 +237,11 @@ def test_nothing_is_ever_lost(several: list[Candidate], used: int, removing: boo
             (Step.SEND, "target", HOST),
         ):
             assert msgspec.json.decode(leader.step(step).result)[key] == value
+        assert any(
+            other.root == one.root and other.listed is not None and other.leader.source_is_whole
+            for other in several
+            if other not in going
+        ), "the disk is there, and keeps a scan"
         if not one.begun:
             assert one.done_at is not None
             assert NOW - one.done_at >= RULE.minimum_age_seconds
