@@ -10,8 +10,9 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import structlog
@@ -30,6 +31,7 @@ from srctd.services import Services
 from srctd.taskfolder import task_folder
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 DISK_SECONDS = 3.0
 """A disk that does not say within this time how full it is hangs; nothing is removed from it."""
@@ -245,7 +247,7 @@ class Retention:
                 raise HoldError(f"{scan.id} is being done again")
         self._departures.begin(leader.id, wanted)
         log.info("scan.source_removal_begun", scan=leader.id, path=leader.path, **told)
-        removed = await self._unlink(wanted, candidate.root)
+        removed = await self._stoppable(partial(removal.remove, wanted, candidate.root))
         left = [file.path for file in removed.left]
         size = sum(file.size for file in removed.gone)
         told |= {"files": len(removed.gone), "bytes": size}
@@ -256,18 +258,6 @@ class Retention:
         log.info("scan.source_removed", scan=leader.id, path=leader.path, left=left, **told)
         return size
 
-    async def _unlink(self, wanted: Manifest, root: str) -> removal.Removed:
-        """Remove in a thread; canceled, the thread stops before its next file, and only then this does."""
-        stopping = threading.Event()
-        removing = asyncio.ensure_future(asyncio.to_thread(removal.remove, wanted, root, stopping.is_set))
-        removing.add_done_callback(_look_at)
-        try:
-            return await asyncio.shield(removing)
-        except asyncio.CancelledError:
-            stopping.set()
-            await asyncio.wait([removing], timeout=self._services.config.daemon.stop_grace_seconds)
-            raise
-
     async def _prove_copy(self, leader: Scan, manifest: Manifest) -> None:
         """Raise `DigestMismatch` unless the copy lies on the storage as it was made."""
         services, holder = self._services, task_folder(self._services.config, leader)
@@ -276,13 +266,25 @@ class Retention:
             proven = await asyncio.to_thread(_recorded, holder, services.storage.path, manifest)
             lying = await asyncio.to_thread(removal.copy_as_it_lies, proven, holder, sync.INPUT)
             if self._section.proof == "digests":
-                _require_same(proven, await services.copies.digest_in_place(lying))
+                _require_same(proven, await self._stoppable(partial(_read, lying)))
         except DigestMismatch as exc:
             hint = (
                 f"the source stays; move {holder} away and `srctd retry {leader.id} --step sync` copies it anew, "
                 f"or mend it and release the scan by `srctd retry {leader.id}`"
             )
             raise DigestMismatch(f"the copy of {leader.id} is damaged: {exc}", hint=hint) from exc
+
+    async def _stoppable(self, work: Callable[[Callable[[], bool]], T]) -> T:
+        """Do work in a thread that asks from time to time whether to stop, as it shall when this is canceled."""
+        stopping = threading.Event()
+        working = asyncio.ensure_future(asyncio.to_thread(work, stopping.is_set))
+        working.add_done_callback(_look_at)
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            stopping.set()
+            await asyncio.wait([working], timeout=self._services.config.daemon.stop_grace_seconds)
+            raise
 
     async def _spare(self, leader: Scan, manifest: Manifest) -> Manifest:
         """The manifest without files that other scans need where they are, as flats for several scans.
@@ -323,10 +325,25 @@ class Retention:
         return [f"{manifest.folder}/{file.path}" for file in manifest.files]
 
 
-def _look_at(removing: asyncio.Future[removal.Removed]) -> None:
-    """What stands in the way of a removal at the very end is met again at the next start."""
-    if not removing.cancelled():
-        removing.exception()
+def _look_at(working: asyncio.Future[Any]) -> None:
+    """What stands in the way of work at the very end is met again at the next start."""
+    if not working.cancelled():
+        working.exception()
+
+
+class _Until(NamedTuple):
+    """The pace of a reading that is broken off when it is told to stop."""
+
+    stopping: Callable[[], bool]
+
+    def take(self, _: int) -> None:
+        if self.stopping():
+            raise StorageUnavailable("the reading of a copy was interrupted")
+
+
+def _read(lying: Manifest, stopping: Callable[[], bool]) -> Manifest:
+    """A copy with the digests of what lies there now. It takes no place from scans that are still to be copied."""
+    return sync.digest_in_place(lying, sync.CopyOptions(pace=_Until(stopping)))
 
 
 def unwritable(roots: Iterable[str]) -> list[str]:
