@@ -76,7 +76,7 @@ def copy(wanted: Manifest, part: Path, options: CopyOptions = PLAIN) -> Manifest
                 proven.append(entry)
         _settle(folder, names, options.give)
         manifest = msgspec.structs.replace(wanted, files=tuple(proven))
-        write_manifest(part, manifest, f"{INPUT}/")
+        write_manifest(part, manifest, f"{INPUT}/", options.give)
     except NoSpace:
         shutil.rmtree(part, ignore_errors=True)
         raise
