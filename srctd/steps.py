@@ -21,6 +21,7 @@ from srctd.core.errors import ScanUnreadable, StorageUnavailable
 from srctd.core.frames import FrameIndex, rebased
 from srctd.core.lifecycle import Scan, Step
 from srctd.core.messages import Job, PreviewJob, PreviewResult, RowsJob, RowsResult
+from srctd.core.names import may_change
 from srctd.core.recipe import Origin, Parameter
 from srctd.core.scan import Manifest, ScanHeader, Volume
 from srctd.core.series import positions_of
@@ -30,6 +31,8 @@ from srctd.services import SOFTWARE, CatalogPort, Outcome, PoolPort, Work
 from srctd.taskfolder import owner_of, part_folder, publish_tree, read_parameters, stored, write_json
 
 HEALTH_SECONDS = 2.0
+STACKS = ("tiff", "edf", "raw")
+"""Formats in which names of files tell which frame is which."""
 
 # --- the steps --------------------------------------------------------------------------------------------
 
@@ -53,6 +56,8 @@ async def check(work: Work) -> Checked:
     in_place = sync.inside(work.scan.path, storage.shared)
     part = part_folder(work.services.config, work.scan.path, work.scan.id)
     copied = in_place or bool(work.scan.leader)
+    if header.references and storage.portable_names and not copied:
+        _require_links_hold(work, header, await work.services.manifest(work.scan.id))
     to_copy = 0 if copied else work.scan.source.bytes - await asyncio.to_thread(_bytes_in, part)
     needed = header.volume_bytes + max(0, to_copy)
     await asyncio.to_thread(
@@ -76,7 +81,7 @@ async def sync_input(work: Work) -> Synced:
         manifest = await work.services.manifest(work.scan.id)
         proven = await work.services.copies.copy(work.scan.id, manifest, part, work.owner)
     await stored(_publish_copy, part, final, belonging)
-    opened = proven if in_place else msgspec.structs.replace(proven, folder=str(final / "input"))
+    opened = proven if in_place else proven.copied_to(str(final / sync.INPUT))
     return Synced(input=opened.main, in_place=in_place)
 
 
@@ -99,14 +104,14 @@ async def _proven_in_place(work: Work) -> Manifest:
         )
     if work.result(Step.CHECK, Checked).in_place:
         return proven
-    return msgspec.structs.replace(proven, folder=str(holder / "input"))
+    return proven.copied_to(str(holder / sync.INPUT))
 
 
 async def submit(work: Work) -> Submitted:
     """Choose the recipe, resolve every parameter, divide the volume, write the parameter file."""
     header = work.result(Step.CHECK, Checked).header
     synced = work.result(Step.SYNC, Synced)
-    index = await _index(work, synced.input)
+    index = await _index(work, synced)
     chosen = recipe.choose(work.services.recipes, work.scan.path, header)
     parameters = recipe.parameter_file(
         header,
@@ -237,8 +242,24 @@ def _incomplete(scan: Scan, verdict: Verdict) -> ScanUnreadable:
     return ScanUnreadable(f"{scan.path} is incomplete: {verdict.missing[0]}", hint=hint)
 
 
-async def _index(work: Work, opened: str) -> FrameIndex:
-    """Where the frames of the copy lie, by names that count from the task folder."""
+async def _index(work: Work, synced: Synced) -> FrameIndex:
+    """Where the frames of the copy lie, by names that count from the task folder.
+
+    The copy itself is indexed, as that is what workers read. Where its files have other names than the scan's own,
+    names no longer tell which frame is which: then the scan is indexed, and what lies in it is looked up.
+    """
+    holder = work.task_folder.with_name(work.scan.leader_task)
+    copy = await asyncio.to_thread(sync.published, holder)
+    opened, copies = synced.input, None
+    renamed = copy is not None and any(file.stored for file in copy.files)
+    stack = work.result(Step.CHECK, Checked).header.format in STACKS
+    if copy is not None and renamed and stack:
+        opened = work.scan.source.main
+        source = msgspec.structs.replace(copy, folder=work.scan.source.folder)
+        await stored(_require_unchanged, source)
+        copies = {
+            f"{source.folder}/{file.path}": f"{holder}/{sync.INPUT}/{file.copied_as}" for file in copy.files
+        }
     index = await asyncio.to_thread(
         work.services.reader.index,
         opened,
@@ -246,8 +267,38 @@ async def _index(work: Work, opened: str) -> FrameIndex:
         incomplete=work.scan.partial,
         member=work.scan.member,
     )
+    if copies is not None:
+        await stored(_require_unchanged, source)
     base = opened if await asyncio.to_thread(os.path.isdir, opened) else os.path.dirname(opened)
-    return rebased(index, base, str(work.task_folder))
+    return rebased(index, base, str(work.task_folder), copies)
+
+
+def _require_unchanged(source: Manifest) -> None:
+    """Raise `ScanUnreadable` unless all files are those that were copied."""
+    for file in source.files:
+        path = f"{source.folder}/{file.path}"
+        try:
+            now = os.stat(path, follow_symlinks=False)
+        except FileNotFoundError:
+            now = None
+        if now is None or (now.st_size, now.st_mtime_ns) != (file.size, file.mtime_ns):
+            raise ScanUnreadable(
+                f"{path} is not as it was copied: its copy has other file names, so the frames are found in it",
+                hint="bring it back; set storage.portable_names = false and copy it again if names are to stay",
+            )
+
+
+def _require_links_hold(work: Work, header: ScanHeader, manifest: Manifest) -> None:
+    """Raise `ScanUnreadable` for a link, inside the scan, to a file that gets another name in the copy."""
+    inside = {f"{manifest.folder}/{file.path}": file.path for file in manifest.files}
+    changed = may_change(inside.values())
+    for path in header.references:
+        if inside.get(path) in changed:
+            raise ScanUnreadable(
+                f"{work.scan.path} links to {path}, which gets another name in the copy, as not every file system "
+                "can hold this one: the link would lead nowhere",
+                hint="set storage.portable_names = false, start the daemon again, then release the scan",
+            )
 
 
 async def _reachable(catalog: CatalogPort) -> bool:

@@ -3,7 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,9 +13,10 @@ from srctd.adapters.sync.commit import INPUT, write_manifest
 from srctd.adapters.sync.folders import created, make_folder, sync_folder, write_all
 from srctd.adapters.sync.notes import PROGRESS, read_progress
 from srctd.adapters.sync.options import PLAIN, CopyOptions, Give
-from srctd.adapters.sync.source import blocks, check_unchanged, checked_names, digest_file, opened
+from srctd.adapters.sync.source import blocks, check_names, check_unchanged, digest_file, opened
 from srctd.adapters.sync.trouble import writing
 from srctd.core.errors import NoSpace
+from srctd.core.names import StoredNames
 from srctd.core.scan import FileEntry, Manifest
 
 
@@ -28,17 +29,17 @@ def copy_settled(
     any number of times with what was seen since. Whatever changes all the same is put right by `copy`. Raises as
     that does.
     """
-    closed = tuple(file for file in seen.files if settled.get(file.path) == file.size)
+    closed = [file for file in seen.files if settled.get(file.path) == file.size]
     folder = part / INPUT
     make_folder(folder)
-    checked_names(seen.folder, closed)
     earlier = read_progress(part)
+    closed = _named(seen.folder, closed, earlier, options)
     with writing(part), (part / PROGRESS).open("ab") as notes:
         notes.write(b"\n")
         for file in closed:
             noted = earlier.get(file.path)
-            if noted is None or (noted.size, noted.mtime_ns) != (file.size, file.mtime_ns):
-                entry = _copied(seen.folder, file, folder / file.path, options)
+            if noted is None or not _same(noted, file):
+                entry = _copied(seen.folder, file, folder / file.copied_as, options)
                 notes.write(msgspec.json.encode(entry) + b"\n")
                 notes.flush()
 
@@ -59,22 +60,22 @@ def copy(wanted: Manifest, part: Path, options: CopyOptions = PLAIN) -> Manifest
     Raises `SourceChanged`, `ScanUnreadable` (a name or file that must not be copied), `NoSpace` (then `part` is
     removed), `NotPermitted`, `StorageUnavailable`.
     """
-    folder, source, files = part / INPUT, wanted.folder, wanted.files
-    names = checked_names(source, files)
+    folder, source = part / INPUT, wanted.folder
     try:
         make_folder(folder)
         earlier = read_progress(part)
+        files = _named(source, wanted.files, earlier, options)
         with writing(part), (part / PROGRESS).open("ab") as notes:
             notes.write(b"\n")  # ends a line that was cut short
             proven = []
             for file in files:
                 entry = _kept(source, file, earlier.get(file.path), folder, options)
                 if entry is None:
-                    entry = _copied(source, file, folder / file.path, options)
+                    entry = _copied(source, file, folder / file.copied_as, options)
                     notes.write(msgspec.json.encode(entry) + b"\n")
                     notes.flush()
                 proven.append(entry)
-        _settle(folder, names, options.give)
+        _settle(folder, frozenset(file.copied_as for file in files), options.give)
         manifest = msgspec.structs.replace(wanted, files=tuple(proven))
         write_manifest(part, manifest, f"{INPUT}/", options.give)
     except NoSpace:
@@ -88,7 +89,7 @@ def copy(wanted: Manifest, part: Path, options: CopyOptions = PLAIN) -> Manifest
 def digest_in_place(wanted: Manifest, options: CopyOptions = PLAIN) -> Manifest:
     """The manifest, with digests, of files that stay where they are. Raises as `copy` does for its source."""
     folder, files = wanted.folder, wanted.files
-    checked_names(folder, files)
+    check_names(folder, files, kept=True)
     proven = []
     for file in files:
         with opened(folder, file.path) as source:
@@ -102,12 +103,27 @@ def digest_in_place(wanted: Manifest, options: CopyOptions = PLAIN) -> Manifest:
     return msgspec.structs.replace(wanted, files=tuple(proven))
 
 
+def _named(
+    folder: str, files: Sequence[FileEntry], earlier: Mapping[str, FileEntry], options: CopyOptions
+) -> list[FileEntry]:
+    """The files with their names in the copy; those that were copied before keep theirs."""
+    check_names(folder, files, kept=not options.portable_names)
+    before = {path: entry.copied_as for path, entry in earlier.items()}
+    names = StoredNames(before, portable=options.portable_names)
+    stored = ((file, names.of(file.path)) for file in files)
+    return [msgspec.structs.replace(file, stored=name if name != file.path else "") for file, name in stored]
+
+
+def _same(noted: FileEntry, file: FileEntry) -> bool:
+    return (noted.size, noted.mtime_ns, noted.stored) == (file.size, file.mtime_ns, file.stored)
+
+
 def _kept(
     source: str, file: FileEntry, noted: FileEntry | None, folder: Path, options: CopyOptions
 ) -> FileEntry | None:
     """What an earlier attempt noted of a file, if source and copy are still what it says; else None."""
-    copied = folder / file.path
-    if noted is None or (noted.size, noted.mtime_ns) != (file.size, file.mtime_ns) or not copied.is_file():
+    copied = folder / file.copied_as
+    if noted is None or not _same(noted, file) or not copied.is_file():
         return None
     with opened(source, file.path) as original:
         check_unchanged(original, f"{source}/{file.path}", file)
