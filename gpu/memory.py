@@ -36,7 +36,7 @@ class Needs:
     fixed: int
     """Process, filter, plans with their buffers."""
     per_slab_row: int
-    """Sinogram, two output slices."""
+    """Sinogram, two output slices, and one of 16-bit integers where those are written."""
     per_block_row: int
     """Projections, flats and darks in the file's own type, twice."""
 
@@ -54,7 +54,7 @@ class Heights:
     """A multiple of `slab`."""
 
 
-def needs(header: ScanHeader, *, padding_factor: float, threads: int) -> Needs:
+def needs(header: ScanHeader, *, padding_factor: float, threads: int, sixteen_bit: bool = False) -> Needs:
     """Bytes for a scan reconstructed by the Fourier method with so many threads."""
     n = header.n_columns
     frames = header.n_projections + header.n_flats + header.n_darks
@@ -66,7 +66,7 @@ def needs(header: ScanHeader, *, padding_factor: float, threads: int) -> Needs:
     planning = samples * 64  # phase and response in double precision; gone before any row is there
     return Needs(
         fixed=_PROCESS + max(plans, planning),
-        per_slab_row=4 * header.n_projections * n + 2 * 4 * n * n,
+        per_slab_row=4 * header.n_projections * n + (2 * 4 + 2 * sixteen_bit) * n * n,
         per_block_row=2 * raw_row_bytes(header, frames),
     )
 

@@ -5,6 +5,7 @@ The caller reads stdout: one JSON object per line, `{"phase": ..., "done": 0..1}
 """
 
 import json
+import math
 import shutil
 import signal
 import sys
@@ -21,9 +22,9 @@ from gpu.preview import run_preview
 from gpu.volume import NAME, replace_file, storage_errors
 from srctd.core.errors import HoldError, SrctdError
 from srctd.core.frames import INDEX_NAME, is_index
-from srctd.core.messages import PreviewJob, PreviewResult, RowsJob
+from srctd.core.messages import Measure, PreviewJob, PreviewResult, RowsJob, RowsResult
 from srctd.core.quality import findings
-from srctd.core.recipe import Origin, Parameter, ParameterFile
+from srctd.core.recipe import ParameterFile
 
 STEP = 0.01
 """Progress is told when it has grown by so much."""
@@ -103,7 +104,7 @@ def _fill(
     looked = run_preview(preview, resources, progress.checkpoint)
     found = looked.result
     assert isinstance(found, PreviewResult)
-    parameters = with_axis(given, found)
+    parameters = given.with_estimates(found)
     n_rows = found.volume_shape[0]
     first = parameters.rows(sys.maxsize)[0]
     with storage_errors(part):
@@ -122,7 +123,9 @@ def _fill(
         end=first + n_rows,
     )
     done = run_rows(job, resources, progress.checkpoint)
+    assert isinstance(done.result, RowsResult)
     shutil.rmtree(part / "shards")
+    clipped = Measure(name="clipped_fraction", value=done.result.clipped / math.prod(found.volume_shape))
     seconds = {phase: round(value, 3) for phase, value in (looked.seconds | done.seconds).items()}
     return {
         "center": found.center,
@@ -131,17 +134,7 @@ def _fill(
         "rows": n_rows,
         "shape": found.volume_shape,
         "unit": found.unit,
-        "findings": findings(found.measures, parameters.shortfall),
+        "dtype": parameters.value("output_dtype"),
+        "findings": findings((*found.measures, clipped), parameters.shortfall),
         "seconds": seconds,
     }
-
-
-def with_axis(parameters: ParameterFile, found: PreviewResult) -> ParameterFile:
-    """The parameters with the estimated axis; unchanged where a person gave it."""
-    if parameters.value("center") is not None:
-        return parameters
-    source = ", ".join(estimate.method for estimate in found.estimates)
-    axis = Parameter(value=found.center, unit="pixel", origin=Origin.ESTIMATED, source=source)
-    return msgspec.structs.replace(
-        parameters.with_parameter("center", axis), center_confidence=found.center_confidence
-    )

@@ -21,6 +21,7 @@ from gpu import memory, stripes
 from gpu.fourier import FourierFBP
 from gpu.normalize import to_sinograms
 from gpu.volume import ShardWriter, VolumeSpec, ensure, page_aligned, read_shard
+from srctd.core import voxels
 from srctd.core.errors import HoldError, StorageUnavailable
 from srctd.core.messages import JobResult, RowsJob
 from srctd.core.recipe import ParameterFile
@@ -133,7 +134,10 @@ def _heights(
     job: RowsJob, parameters: ParameterFile, reader: ScanReader, resources: Resources
 ) -> memory.Heights:
     need = memory.needs(
-        reader.header, padding_factor=parameters.number("padding_factor"), threads=resources.threads
+        reader.header,
+        padding_factor=parameters.number("padding_factor"),
+        threads=resources.threads,
+        sixteen_bit=parameters.value("output_dtype") == voxels.SIXTEEN_BIT,
     )
     return memory.heights(
         need,
@@ -155,7 +159,7 @@ class _Stream:
 
     def run(self, writer: ShardWriter, job: RowsJob, heights: memory.Heights, checkpoint: Checkpoint) -> None:
         n = self._transform.n_columns
-        self._out = [page_aligned((heights.slab, n, n)) for _ in range(2)]
+        self._out = [page_aligned((heights.slab, n, n), np.float32) for _ in range(2)]
         written: Future[None] | None = None
         with ThreadPoolExecutor(1, "read") as reading, ThreadPoolExecutor(1, "write") as writing:
             starts = range(job.first, job.end, heights.block)

@@ -33,6 +33,7 @@ from gpu.pipeline import (
     scan_angles,
 )
 from gpu.volume import VolumeSpec, storage_errors
+from srctd.core import voxels
 from srctd.core.errors import HoldError
 from srctd.core.messages import Measure, PreviewJob, PreviewResult
 from srctd.core.quality import findings
@@ -118,6 +119,7 @@ class _Preview:
             volume_shape=self._spec.shape,
             unit=self._spec.unit,
             n_angles=len(self._angles),
+            value_range=voxels.widened(*quality.span([panel.image for panel in panels])),
         )
         (folder / QUALITY).write_bytes(_report(self._parameters, result))
         return result

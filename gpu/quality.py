@@ -1,5 +1,7 @@
 """Measures on raw frames, sinograms and slices. What they mean for people is said by `srctd.core.quality`."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from gpu.array import Array
@@ -12,6 +14,10 @@ AIR_WIDTH = 0.02
 
 RING_SIZE = 9
 """Neighborhood of the ring score, pixel."""
+
+
+OUTLIERS = 1e-4
+"""Part of the voxels at either end that do not count for the span of a slice: single hot ones."""
 
 
 def of_frames(projections: Array, flats: Array, darks: Array) -> tuple[Measure, ...]:
@@ -59,6 +65,13 @@ def of_rings(before: Array, after: Array) -> tuple[Measure, ...]:
 def of_slices(slices: Array) -> tuple[Measure, ...]:
     """Fraction of finite values in slices of any shape."""
     return (Measure(name="finite_fraction", value=float(np.isfinite(slices).mean())),)
+
+
+def span(slices: Sequence[Array]) -> tuple[float, float]:
+    """From where to where values of slices reach, but for one in ten thousand at either end; zeros without any."""
+    values = np.concatenate([one[np.isfinite(one)] for one in slices])
+    low, high = np.quantile(values, (OUTLIERS, 1 - OUTLIERS)) if len(values) else (0.0, 0.0)
+    return float(low), float(high)
 
 
 def ring_score(sinograms: Array) -> float:

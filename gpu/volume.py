@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import h5py
 import msgspec
@@ -26,15 +26,22 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from srctd.core import voxels
 from srctd.core.errors import HoldError, NoSpace, NotPermitted, SrctdError, StorageUnavailable
 from srctd.core.messages import RowsResult
 from srctd.core.recipe import ParameterFile, Value
 from srctd.core.scan import ScanHeader
+from srctd.core.voxels import LARGEST, Scaling
 
 NAME = "volume.h5"
 DATASET = "/entry/data/data"
 ALIGNMENT = 4096
 """The rows begin at a multiple of this, as file systems and direct I/O like it."""
+ENCODED_AT_ONCE = 1 << 20
+"""Voxels that become integers at once, in double precision: little memory, and it stays in the cache."""
+
+Sample = TypeVar("Sample", np.float32, np.uint16)
+_HDF5_TYPES = {voxels.FLOAT: h5py.h5t.IEEE_F32LE, voxels.SIXTEEN_BIT: h5py.h5t.STD_U16LE}
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,21 @@ class VolumeSpec:
         """Unit of the voxel values."""
         return "1/pixel" if self.pixel_size is None else "1/m"
 
+    @property
+    def dtype(self) -> str:
+        """Of what is stored: `float32` or `uint16`."""
+        return str(self.parameters.value("output_dtype"))
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """What stored integers stand for; None where values are stored as they are."""
+        return voxels.scaling(self.parameters)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one slice."""
+        return voxels.item_bytes(self.parameters) * math.prod(self.shape[1:])
+
 
 @dataclass(frozen=True)
 class VolumeFile:
@@ -77,6 +99,9 @@ class VolumeFile:
     first_row: int
     n_rows: int
     row_bytes: int
+    n_voxels: int
+    """Of one slice."""
+    scaling: Scaling | None = None
 
     def position(self, row: int) -> int:
         """Byte at which the slice of a detector row begins."""
@@ -117,7 +142,7 @@ def ensure(folder: Path, spec: VolumeSpec) -> VolumeFile:
     path = folder / NAME
     with storage_errors(path):
         if not path.exists():
-            _require_space(folder, 4 * math.prod(spec.shape))
+            _require_space(folder, spec.shape[0] * spec.row_bytes)
             _lay_out_once(path, spec)
         for left_over in folder.glob(f".{NAME}.*"):  # of a worker that died; the volume itself is there
             left_over.unlink(missing_ok=True)
@@ -224,29 +249,54 @@ def _data(group: h5py.Group, spec: VolumeSpec) -> None:
     create.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     create.set_obj_track_times(False)
     space = h5py.h5s.create_simple(spec.shape)
-    identifier = h5py.h5d.create(group.id, b"data", h5py.h5t.IEEE_F32LE, space, create)
-    h5py.Dataset(identifier).attrs.update({"units": spec.unit, "long_name": "linear attenuation coefficient"})
+    identifier = h5py.h5d.create(group.id, b"data", _HDF5_TYPES[spec.dtype], space, create)
+    attributes = h5py.Dataset(identifier).attrs
+    attributes.update({"units": spec.unit, "long_name": "linear attenuation coefficient"})
+    if spec.scaling is not None:  # names of the CF conventions: value = add_offset + scale_factor x stored
+        attributes.update({"add_offset": spec.scaling.offset, "scale_factor": spec.scaling.scale})
 
 
 def _inspect(path: Path, spec: VolumeSpec) -> VolumeFile:
     with h5py.File(path, "r", locking=False) as file:
         dataset = file[DATASET]
         offset = dataset.id.get_offset()
-        if dataset.shape != spec.shape or offset is None:
+        if dataset.shape != spec.shape or offset is None or dataset.dtype != spec.dtype:
             raise HoldError(
-                f"{path}: holds {dataset.shape}, not the {spec.shape} of these parameters",
+                f"{path}: holds {dataset.shape} {dataset.dtype}, not the {spec.shape} {spec.dtype} of these"
+                " parameters",
                 hint="remove the folder and retry",
             )
     n_rows, n_y, n_x = spec.shape
     return VolumeFile(
-        path=path, offset=offset, first_row=spec.first_row, n_rows=n_rows, row_bytes=4 * n_y * n_x
+        path=path,
+        offset=offset,
+        first_row=spec.first_row,
+        n_rows=n_rows,
+        row_bytes=spec.row_bytes,
+        n_voxels=n_y * n_x,
+        scaling=spec.scaling,
     )
 
 
-def page_aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
+def page_aligned(shape: tuple[int, ...], dtype: type[Sample]) -> NDArray[Sample]:
     """An array of zeros that direct I/O can write from."""
     size = math.prod(shape)
-    return np.frombuffer(mmap.mmap(-1, max(4 * size, 1)), np.float32, size).reshape(shape)
+    room = mmap.mmap(-1, max(size * np.dtype(dtype).itemsize, 1))
+    return np.frombuffer(room, dtype, size).reshape(shape)
+
+
+def encode(values: NDArray[np.float32], scaling: Scaling, out: NDArray[np.uint16]) -> int:
+    """Write the integers that stand for values into `out`, both C-contiguous and of the same size; return how many
+    values lie outside the range, or are no numbers, so that they hold its nearer end, or its lower.
+    """
+    clipped, flat, target = 0, values.reshape(-1), out.reshape(-1)
+    for start in range(0, len(flat), ENCODED_AT_ONCE):
+        some = flat[start : start + ENCODED_AT_ONCE].astype(np.float64)
+        clipped += len(some) - int(np.count_nonzero((some >= scaling.offset) & (some <= scaling.maximum)))
+        steps = np.rint((some - scaling.offset) / scaling.scale)
+        np.nan_to_num(steps, copy=False, nan=0.0)
+        target[start : start + ENCODED_AT_ONCE] = np.clip(steps, 0, LARGEST)
+    return clipped
 
 
 # --- rows -------------------------------------------------------------------------------------------------
@@ -262,6 +312,8 @@ class ShardWriter:
         self._volume, self._first, self._end = volume, first, end
         self._next = first
         self._digest = xxhash.xxh3_128()
+        self._encoded = page_aligned((0,), np.uint16)
+        self._clipped = 0
         self._sums: list[float] = []
         self._minimum, self._maximum = math.inf, -math.inf
         self._handle = -1
@@ -295,7 +347,7 @@ class ShardWriter:
             raise ValueError(
                 f"{len(slices)} slices from row {self._next} on exceed the shard's end, {self._end}"
             )
-        raw = np.ascontiguousarray(slices, dtype="<f4").reshape(-1).view(np.uint8)
+        raw = self._stored(np.ascontiguousarray(slices, dtype="<f4")).reshape(-1).view(np.uint8)
         position, written = self._volume.position(self._next), 0
         with storage_errors(self._volume.path):
             while written < len(raw):
@@ -305,6 +357,16 @@ class ShardWriter:
         self._maximum = max(self._maximum, float(slices.max()))
         self._sums += [float(one.sum(dtype=np.float64)) for one in slices]  # per slice: slabs must not show
         self._next += len(slices)
+
+    def _stored(self, slices: NDArray[np.float32]) -> NDArray[Any]:
+        """What is written for slices: themselves, or the integers that stand for them."""
+        if self._volume.scaling is None:
+            return slices
+        if self._encoded.size < slices.size:
+            self._encoded = page_aligned((slices.size,), np.uint16)
+        encoded = self._encoded[: slices.size]
+        self._clipped += encode(slices, self._volume.scaling, encoded)
+        return encoded
 
     def _write_some(self, raw: NDArray[np.uint8], position: int) -> int:
         """Write at least a byte. Whole pages go past the page cache: copying into it costs more than the disk."""
@@ -329,7 +391,8 @@ class ShardWriter:
             digest=self._digest.hexdigest(),
             minimum=self._minimum,
             maximum=self._maximum,
-            mean=math.fsum(self._sums) / ((self._end - self._first) * self._volume.row_bytes / 4),
+            mean=math.fsum(self._sums) / ((self._end - self._first) * self._volume.n_voxels),
+            clipped=self._clipped,
         )
         side_car = _side_car(self._volume.path.parent, self._first, self._end)
         with storage_errors(side_car):

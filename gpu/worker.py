@@ -26,7 +26,7 @@ from gpu import memory
 from gpu.pipeline import Canceled, Outcome, Resources, run_rows
 from gpu.preview import run_preview
 from srctd import __version__
-from srctd.core.errors import SrctdError, TransientError
+from srctd.core.errors import NoSpace, SrctdError, TransientError
 from srctd.core.messages import (
     Assign,
     FromWorker,
@@ -190,6 +190,8 @@ class Worker:
             return JobFailed(
                 worker=name, lease=lease, kind="transient", message=str(exc) or "no memory", hint=hint
             )
+        except NoSpace as exc:
+            return JobFailed(worker=name, lease=lease, kind="space", message=str(exc), hint=exc.hint)
         except SrctdError as exc:
             return JobFailed(worker=name, lease=lease, kind="hold", message=str(exc), hint=exc.hint)
         except Exception as exc:

@@ -10,19 +10,19 @@ from typing import Annotated, Any
 import msgspec
 
 from srctd import view
-from srctd.adapters import space, sync
+from srctd.adapters import sync
 from srctd.adapters.control import BadRequest
 from srctd.adapters.listing import wanted_names
 from srctd.adapters.pool import Pool
 from srctd.config import Config, WatchSection
 from srctd.core.completion import Message
-from srctd.core.errors import SrctdError
 from srctd.core.grouping import frame_name, scan_folder, temporary
 from srctd.core.layouts import ROLE_FOLDER
 from srctd.core.lifecycle import Released, Scan, Status, Step, affected
 from srctd.core.recipe import parse_setting
 from srctd.engine import Engine
 from srctd.intake import Intake
+from srctd.spacewatch import SpaceWatch
 
 STATUS_SCANS = 50
 
@@ -52,13 +52,22 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 class Answers:
     """Reads what the daemon holds in memory, so that a status waits for nothing."""
 
-    def __init__(self, config: Config, engine: Engine, intake: Intake, pool: Pool, catalog_url: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        engine: Engine,
+        intake: Intake,
+        pool: Pool,
+        disks: SpaceWatch,
+        catalog_url: str,
+    ) -> None:
         self.outbox_waiting = 0
         """Documents that the catalogue has not got yet; kept up to date by the daemon."""
         self._config = config
         self._engine = engine
         self._intake = intake
         self._pool = pool
+        self._disks = disks
         self._catalog_url = catalog_url
         self._started_at = time.time()
         self._commands: Mapping[str, Callable[[Request], Awaitable[Answer]]] = {
@@ -110,10 +119,8 @@ class Answers:
                 "url": self._catalog_url,
                 "waiting": self.outbox_waiting,
             },
-            "storage": {
-                "path": self._config.storage.shared,
-                "free_bytes": _free(self._config.storage.shared),
-            },
+            "storage": {"path": self._config.storage.shared, "free_bytes": self._disks.shared_free},
+            "disks": self._disks.disks(),
         }
 
     async def _scan(self, request: Request) -> Answer:
@@ -161,7 +168,7 @@ class Answers:
         if not os.path.exists(path):
             raise BadRequest(f"{path} is not there for the daemon", hint="is it mounted on its machine?")
         watched = next((root for root in self._config.watch if sync.inside(path, root.path)), None)
-        if sync.inside(path, self._config.storage.shared) and not watched:
+        if not watched and _among_results(path, self._config.storage.shared):
             raise BadRequest(f"{path} lies among the results", hint="`srctd retry` does a scan again")
         root = watched or self._config.watch[0]
         return _scan_meant(os.path.realpath(path), root, os.path.realpath(root.path) if watched else "")
@@ -179,6 +186,16 @@ class Answers:
             if any(_is_called(path, name) for path in scan.seen_at):
                 return scan
         raise BadRequest(f"no scan {name!r}", hint="`srctd status` lists them")
+
+
+def _among_results(path: str, shared: str) -> bool:
+    """Whether a path is shared storage itself, or lies in a task folder or in a copy that grows."""
+    if not sync.inside(path, shared):
+        return False
+    top = os.path.realpath(shared)
+    names = Path(os.path.realpath(path)).relative_to(top).parts
+    hidden = any(name.startswith(".") for name in names)
+    return not names or hidden or os.path.exists(os.path.join(top, *names[:2], sync.MANIFEST))
 
 
 def _scan_meant(path: str, root: WatchSection, top: str) -> str:
@@ -207,10 +224,3 @@ def _scan_meant(path: str, root: WatchSection, top: str) -> str:
 
 def _is_called(path: str, name: str) -> bool:
     return name in (path, os.path.basename(path), Path(path).stem)
-
-
-def _free(path: str) -> int | None:
-    try:
-        return space.free_bytes(path)
-    except SrctdError:
-        return None

@@ -1,5 +1,6 @@
 """`srctd check`: what the daemon would do with a configuration, and what stands in its way."""
 
+import asyncio
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +9,9 @@ from srctd.adapters import space
 from srctd.adapters.ownership import Ownership
 from srctd.config import Config, WatchSection, load_recipes, read_secret
 from srctd.core.endpoints import require_local
-from srctd.daemon import local_workers
+from srctd.core.errors import SrctdError
+from srctd.core.space import Grade
+from srctd.daemon import local_workers, remote_host
 from srctd.formats.layouts import load_layouts
 from srctd.formats.tagtables import load_tables
 
@@ -33,7 +36,9 @@ def findings(config: Config) -> Iterator[Finding]:
         free = space.free_bytes(config.storage.shared) / 1e9
         reserve = config.storage.reserve_gigabytes
         yield Finding(free > reserve, f"  {free:.1f} GB free there, {reserve:g} GB are kept free")
+        yield from _space(config, free)
     yield Finding(True, f"  {Ownership(config.ownership).check(config.storage.shared)}")
+    yield from _remote(config)
     yield from _people(config)
     workers, threads = local_workers(config)
     yield Finding(
@@ -47,6 +52,14 @@ def findings(config: Config) -> Iterator[Finding]:
     )
     yield Finding(True, f"reads logs by {len(tables)} tables of tags, stacks by {len(layouts)} layouts")
     yield _catalog(config)
+
+
+def _space(config: Config, free_gigabytes: float) -> Iterator[Finding]:
+    """What is done as shared storage fills up."""
+    thresholds = config.space.thresholds
+    for grade in Grade:
+        if limit := thresholds.of(grade) / 1e9:
+            yield Finding(free_gigabytes >= limit, f"  below {limit:g} GB free: {grade.sentence}")
 
 
 def _rule(root: WatchSection) -> str:
@@ -75,6 +88,23 @@ def _folder(path: str, what: str, mode: int) -> Finding:
     if not os.access(path, mode):
         return Finding(False, f"{what}: this user (uid {os.getuid()}) is not permitted to")
     return Finding(True, what)
+
+
+def _remote(config: Config) -> Iterator[Finding]:
+    host = remote_host(config)
+    if host is None:
+        return
+    for path in (host.target.identity_file, host.target.known_hosts_file):
+        if path and not os.access(path, os.R_OK):
+            yield Finding(
+                False, f"{path} of [remote] is not there, or closed to this user (uid {os.getuid()})"
+            )
+    try:
+        good, found = asyncio.run(host.describe())
+    except SrctdError as exc:
+        yield Finding(False, exc.sentence)
+    else:
+        yield Finding(good, f"sends to {host.target.name}: {found}")
 
 
 def _people(config: Config) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ Reading it touches nothing but the file itself. Every adapter is given its own s
 """
 
 import difflib
+import itertools
 import math
 import os
 import re
@@ -19,6 +20,7 @@ from srctd.core.errors import ConfigError
 from srctd.core.lifecycle import Step
 from srctd.core.recipe import Recipe
 from srctd.core.scan import ReadBack
+from srctd.core.space import Thresholds
 from srctd.toml import etc_folder, read_toml
 
 if TYPE_CHECKING:
@@ -72,6 +74,8 @@ class WatchSection(Section, frozen=True, kw_only=True):
     """Files that say that the acquisition ended."""
     end_line: str = ""
     """Regular expression of the log's last line."""
+    linked_folders: tuple[str, ...] = ()
+    """Further folders in which files may lie that an HDF5 file below this root links to; they are read only."""
     usable_projections: int = Usable().projections
     """Fewest projections of an incomplete scan that is taken; 0: none is."""
     usable_hole_deg: float = Usable().hole_deg
@@ -108,6 +112,7 @@ class WatchSection(Section, frozen=True, kw_only=True):
             must_have=self.must_have,
             marker_files=self.marker_files,
             end_line=self.end_line,
+            linked_below=(self.path, *self.linked_folders),
         )
 
 
@@ -153,6 +158,16 @@ class RemoteSection(Section, frozen=True, kw_only=True):
     identity_file: str = ""
     known_hosts_file: str = ""
     """Hosts that are not in it are refused; empty: that of the daemon's user."""
+
+    @property
+    def login(self) -> str:
+        """`user@host`."""
+        return self.target.partition(":/")[0]
+
+    @property
+    def folder(self) -> str:
+        """Absolute."""
+        return "/" + self.target.partition(":/")[2].rstrip("/")
 
 
 OWNER_FIELDS = ("account", "owner", "owner_group")
@@ -200,6 +215,15 @@ class SpaceSection(Section, frozen=True, kw_only=True):
     """Reconstructions wait, previews are made."""
     stop_below_gigabytes: float = 0.0
     """Nothing new is copied."""
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The same in bytes."""
+        return Thresholds(
+            sixteen_bit=int(self.sixteen_bit_below_gigabytes * 1e9),
+            previews_only=int(self.previews_only_below_gigabytes * 1e9),
+            stop=int(self.stop_below_gigabytes * 1e9),
+        )
 
 
 class RetentionSection(Section, frozen=True, kw_only=True):
@@ -307,7 +331,13 @@ class Config(Section, frozen=True, kw_only=True):
     def read_options(self, root: str) -> "ReadOptions":
         """How files below a watched root are read; of a scan from elsewhere, by what the site says of all."""
         watched = next((section for section in self.watch if section.path == root), None)
-        return watched.read_options(self.formats) if watched else self.formats.read_options
+        if watched is not None:
+            return watched.read_options(self.formats)
+        return msgspec.structs.replace(self.formats.read_options, linked_below=())
+
+    def copy_megabytes_per_second(self, root: str) -> float:
+        """The limit of copies from a watched root, 1e6 bytes per second; 0, also for scans from elsewhere: none."""
+        return next((root_.copy_megabytes_per_second for root_ in self.watch if root_.path == root), 0.0)
 
     @property
     def pool_endpoints(self) -> tuple[str, ...]:
@@ -326,8 +356,10 @@ STEP_TIMEOUTS = {
     Step.RECONSTRUCT: 48 * 3600.0,
     Step.REGISTER: 600.0,
     Step.PUBLISH: 3600.0,
+    Step.SEND: 24 * 3600.0,
+    Step.SEND_RESULTS: 24 * 3600.0,
 }
-"""Seconds. Preview and reconstruct include the time in the queue."""
+"""Seconds. Preview, reconstruct and sending include the time in the queue."""
 
 
 def load(path: str) -> Config:
@@ -385,6 +417,11 @@ def _check_values(path: str, config: Config) -> None:
         ("storage.shared", config.storage.shared),
         ("daemon.state_directory", config.daemon.state_directory),
         *((f"watch[{i}].path", root.path) for i, root in enumerate(config.watch)),
+        *(
+            (f"watch[{i}].linked_folders", name)
+            for i, root in enumerate(config.watch)
+            for name in root.linked_folders
+        ),
     ]
     optional = {
         "tags_directory": config.formats.tags_directory,
@@ -397,15 +434,54 @@ def _check_values(path: str, config: Config) -> None:
     if not config.watch:
         raise ConfigError(f"{path}: watch is empty", hint="name at least one folder: [[watch]] path = ...")
     _check_roots(path, config)
+    _check_remote(f"{path}: remote", config.remote)
     _positive(path, config)
+    _check_space(path, config.space)
     for i, root in enumerate(config.watch):
         _check_evidence(f"{path}: watch[{i}]", root)
+        _check_pace(f"{path}: watch[{i}]", root)
     for i, rule in enumerate(config.accounts):
         _check_account(f"{path}: accounts[{i}]", rule)
     endpoints = [*config.pool_endpoints, config.control.endpoint, config.control.feed_endpoint]
     for endpoint in endpoints:
         if endpoints.count(endpoint) > 1:
             raise ConfigError(f"{path}: endpoint {endpoint!r} is given twice", hint="each needs its own")
+
+
+def _check_space(path: str, section: SpaceSection) -> None:
+    """What fills up further has a lower threshold; those that are 0 do not count."""
+    named = {
+        name: getattr(section, name)
+        for name in ("sixteen_bit_below_gigabytes", "previews_only_below_gigabytes", "stop_below_gigabytes")
+    }
+    for name, value in named.items():
+        if not 0 <= value < math.inf:
+            raise ConfigError(f"{path}: space.{name} = {value} is no amount of space")
+    used = [(name, value) for name, value in named.items() if value]
+    for (name, value), (after, lower) in itertools.pairwise(used):
+        if lower > value:
+            raise ConfigError(
+                f"{path}: space.{after} = {lower:g} is more than space.{name} = {value:g}",
+                hint="as space runs out, less is done: each threshold is at most the one before",
+            )
+
+
+def _check_remote(where: str, remote: RemoteSection) -> None:
+    """The further host."""
+    # Neither ssh nor rsync may take it for an option, or the folder for one of another host.
+    if remote.target and not re.fullmatch(
+        r"(?:[\w.][\w.+-]*@)?(?:\w[\w.-]*|\[[0-9A-Fa-f:.]+(?:%\w+)?\]):/[^\x00-\x1f\x7f]*", remote.target
+    ):
+        raise ConfigError(
+            f"{where}.target = {remote.target!r} is no place on a host",
+            hint='write "user@host:/absolute/folder"',
+        )
+    if not 0 < remote.port <= MOST_PORT:
+        raise ConfigError(f"{where}.port = {remote.port} is no port")
+    for name in ("identity_file", "known_hosts_file"):
+        value = getattr(remote, name)
+        if value and not os.path.isabs(expanded(value)):
+            raise ConfigError(f"{where}.{name} = {value!r} is not an absolute path")
 
 
 def _check_evidence(where: str, root: WatchSection) -> None:
@@ -459,6 +535,16 @@ def _check_names(where: str, root: WatchSection) -> None:
                 hint="only {name} is filled in, and * and ?"
                 + ("; a path inside the HDF5 file begins with /" if key == "must_have" else ""),
             )
+
+
+def _check_pace(where: str, root: WatchSection) -> None:
+    """How fast a root is copied from."""
+    for key in ("copy_megabytes_per_second", "disk_megabytes_per_second"):
+        rate = getattr(root, key)
+        if not 0 <= rate < math.inf:
+            raise ConfigError(f"{where}.{key} = {rate:g} is no rate", hint="0 stands for none")
+    if not 0 < root.yield_fraction <= 1:
+        raise ConfigError(f"{where}.yield_fraction = {root.yield_fraction:g} lies outside 0 to 1")
 
 
 def _check_account(where: str, rule: AccountRule) -> None:
@@ -523,12 +609,16 @@ def _positive(path: str, config: Config) -> None:
         raise ConfigError(f"{path}: catalog.embedded_port = {config.catalog.embedded_port} is no port")
 
 
+def expanded(path: str) -> str:
+    """A path in which systemd's folder of credentials may be named."""
+    return path.replace("$CREDENTIALS_DIRECTORY", os.environ.get("CREDENTIALS_DIRECTORY", ""))
+
+
 def read_secret(path: str, what: str) -> str:
     """The first line of a file that holds a password or token; empty path: empty string."""
     if not path:
         return ""
-    expanded = path.replace("$CREDENTIALS_DIRECTORY", os.environ.get("CREDENTIALS_DIRECTORY", ""))
     try:
-        return Path(expanded).read_text(encoding="utf-8").strip()
+        return Path(expanded(path)).read_text(encoding="utf-8").strip()
     except OSError as exc:
         raise ConfigError(f"{what} = {path!r} cannot be read: {exc.strerror}") from exc

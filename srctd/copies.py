@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from srctd.adapters import sync
-from srctd.adapters.ownership import Belonging, Ownership
+from srctd.adapters.ownership import Ownership
 from srctd.adapters.space import SharedStorage
 from srctd.core.errors import SrctdError, StorageUnavailable
 from srctd.core.scan import Manifest, Owner
@@ -22,7 +22,6 @@ from srctd.core.scan import Manifest, Owner
 class _Ahead(NamedTuple):
     manifest: Manifest
     task: asyncio.Task[Manifest]
-    part: Path
 
 
 class Copies:
@@ -43,6 +42,7 @@ class Copies:
         self._portable_names = portable_names
         self._reserve = reserve_bytes
         self._ahead: dict[str, _Ahead] = {}
+        self._removals: set[asyncio.Task[None]] = set()
 
     def begin(self, scan: str, manifest: Manifest, part: Path, owner: Owner) -> None:
         """Copy a scan ahead into its hidden folder, unless that is under way or done already."""
@@ -52,22 +52,22 @@ class Copies:
         self.abandon(scan)
         task = asyncio.create_task(self._copy_ahead(manifest, part, owner, before.task if before else None))
         task.add_done_callback(_look_at)
-        self._ahead[scan] = _Ahead(manifest, task, part)
+        self._ahead[scan] = _Ahead(manifest, task)
 
     def abandon(self, scan: str) -> None:
         """End a copy that is made ahead: its source changed."""
         if scan in self._ahead:
             self._ahead[scan].task.cancel()
 
-    async def discard(self, scan: str) -> None:
-        """End a copy that was made ahead and remove it: its source is no scan of its own, or went away."""
+    def discard(self, scan: str, part: Path) -> None:
+        """End a scan's copy and remove it: its source is no scan of its own, was replaced, or went away.
+
+        Nobody waits for that: it may take as long as storage does not answer.
+        """
         ahead = self._ahead.pop(scan, None)
-        if ahead is None:
-            return
-        ahead.task.cancel()
-        await asyncio.wait([ahead.task])
-        with suppress(SrctdError):  # storage is out of reach: so is what would be removed
-            await asyncio.to_thread(sync.remove_folder, ahead.part)
+        removal = asyncio.create_task(_remove(ahead.task if ahead else None, part))
+        self._removals.add(removal)
+        removal.add_done_callback(self._removals.discard)
 
     async def copy(self, scan: str, manifest: Manifest, part: Path, owner: Owner) -> Manifest:
         """The finished copy of a scan: the one made ahead, if it is of these very files, or a new one."""
@@ -85,7 +85,7 @@ class Copies:
     async def _copy(self, manifest: Manifest, part: Path, owner: Owner) -> Manifest:
         """A copy whose files are handed over as they are finished."""
         belonging = await asyncio.to_thread(self._ownership.of, owner)
-        await asyncio.to_thread(_make_account, belonging, part.parent)
+        await asyncio.to_thread(self._storage.make_account, part.parent.name, belonging.give_own)
         options = sync.CopyOptions(portable_names=self._portable_names, give=belonging.give)
         return await _interruptible(sync.copy, manifest, part, options=options)
 
@@ -100,22 +100,24 @@ class Copies:
         if before is not None:  # two copies must not write into one folder
             await asyncio.wait([before])
         async with self._places:
-            await asyncio.to_thread(self._storage.require, manifest.size, self._reserve, manifest.main)
+            await asyncio.to_thread(
+                self._storage.require_for_copy, manifest.size, self._reserve, manifest.main
+            )
             return await self._copy(manifest, part, owner)
+
+
+async def _remove(copying: asyncio.Task[Manifest] | None, part: Path) -> None:
+    if copying is not None:
+        copying.cancel()
+        await asyncio.wait([copying])
+    with suppress(SrctdError):  # storage is out of reach: so is what would be removed
+        await asyncio.to_thread(sync.remove_folder, part)
 
 
 def _look_at(task: asyncio.Task[Manifest]) -> None:
     """A copy ahead that failed is nobody's failure: the scan's own copy will say what is the matter."""
     if not task.cancelled():
         task.exception()
-
-
-def _make_account(belonging: Belonging, folder: Path) -> None:
-    """Make an account's folder on shared storage, unless it is there."""
-    try:
-        belonging.make_folder(folder)
-    except OSError as exc:
-        raise sync.storage_error(exc, f"{folder} cannot be made") from exc
 
 
 async def _interruptible(

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,19 @@ from srctd.adapters.control import Control
 from srctd.adapters.journal import Journal, OutboxObject
 from srctd.adapters.ownership import Ownership
 from srctd.adapters.pool import Pool
+from srctd.adapters.remote import Remote
 from srctd.adapters.service import Service
 from srctd.adapters.space import SharedStorage
 from srctd.answers import Answers
 from srctd.catalogd.app import password_file
 from srctd.catalogd.auth import ADMIN, create_admin
 from srctd.catalogd.store import Store
-from srctd.config import STEP_TIMEOUTS, Config, load_recipes, read_secret
+from srctd.config import STEP_TIMEOUTS, Config, expanded, load_recipes, read_secret
 from srctd.copies import Copies
 from srctd.core.datasets import CatalogObject
 from srctd.core.errors import ConfigError, SrctdError
 from srctd.core.lifecycle import Scan
+from srctd.core.remote import Target
 from srctd.core.scan import Manifest
 from srctd.engine import Engine, JournalThread
 from srctd.formats.isolated import IsolatedReader
@@ -39,11 +42,17 @@ from srctd.formats.layouts import load_layouts
 from srctd.formats.tagtables import load_tables
 from srctd.intake import Intake
 from srctd.messages import Messages
+from srctd.releases import Releases
+from srctd.room import Room
 from srctd.services import Services
+from srctd.spacewatch import SpaceWatch
 from srctd.taskfolder import part_folder
 
 log = structlog.get_logger()
 
+MOST_THREADS = 256
+"""For calls that block. One that waits for a dead server keeps its thread, and listing and judging need theirs all
+the same; asyncio's own few would soon be used up. A thread is made when no other is idle."""
 CLOSED_MASK = 0o027
 """What grows is for the daemon's user and group alone; what is finished gets the modes of [ownership]."""
 OUTBOX_SECONDS = 2.0
@@ -100,9 +109,10 @@ class Daemon:
         )
         self._catalog_url = _embedded_url(config) if config.catalog.embedded else config.catalog.url
         reserve = config.storage.reserve_bytes
-        storage = SharedStorage(config.storage.shared, str(state / "storage"))
+        storage = SharedStorage(config.storage.shared, str(state / "storage"), config.space.thresholds)
         ownership = Ownership(config.ownership)
         log.info("daemon.ownership", sentence=ownership.check(config.storage.shared))
+        room = Room(config, storage, lambda: self.engine.scans.values())
         copies = Copies(
             config.daemon.copies_at_once,
             storage,
@@ -121,15 +131,19 @@ class Daemon:
             outbox=Outbox(self.journal, self._thread),
             reader=self._reader,
             storage=storage,
+            room=room,
             ownership=ownership,
             copies=copies,
+            remote=remote_host(config),
             manifest=self._manifest,
         )
         timeouts = {**STEP_TIMEOUTS, **config.daemon.step_timeout_seconds}
         self.engine = Engine(self.journal, self._thread, services, timeouts, self.control.publish)
         messages = Messages(self.journal, self._thread)
         self.intake = Intake(config, self.engine, self._reader, copies, messages)
-        self.answers = Answers(config, self.engine, self.intake, self.pool, self._catalog_url)
+        self.disks = SpaceWatch(storage, _other_places(config), self.control.publish)
+        self._releases = Releases(self.engine, room, self.disks)
+        self.answers = Answers(config, self.engine, self.intake, self.pool, self.disks, self._catalog_url)
 
     async def run(self) -> None:
         """Serve until a signal; raises what ends the process."""
@@ -138,6 +152,7 @@ class Daemon:
         self.pool.bind()
         self.control.bind()
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="blocking"))
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._stop.set)
         scans = await self._thread.call(self.journal.load)
@@ -154,6 +169,8 @@ class Daemon:
                         "children": self._children.run_forever(self._child_specs()),
                         "service": self._tell_systemd(),
                         "outbox": self._count_outbox(),
+                        "space": self.disks.run_forever(),
+                        "releases": self._releases.run_forever(),
                     }.items()
                 ]
                 intake = group.create_task(self.intake.run_forever(), name="intake")
@@ -256,6 +273,23 @@ class Daemon:
         return specs
 
 
+def remote_host(config: Config) -> Remote | None:
+    """The further host that gets copies and results, if there is one."""
+    section, modes = config.remote, config.ownership
+    if not section.target:
+        return None
+    target = Target(
+        login=section.login,
+        folder=section.folder,
+        port=section.port,
+        identity_file=expanded(section.identity_file),
+        known_hosts_file=expanded(section.known_hosts_file),
+        file_mode=modes.file_mode,
+        folder_mode=modes.folder_mode,
+    )
+    return Remote(target, config.daemon.copies_at_once)
+
+
 def local_workers(config: Config) -> tuple[int, int]:
     """Worker processes to start and threads for each."""
     cores = len(os.sched_getaffinity(0))
@@ -298,6 +332,12 @@ def _make_folder(path: Path, key: str) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise ConfigError(f"{key} = {str(path)!r} cannot be made: {exc.strerror}") from exc
+
+
+def _other_places(config: Config) -> dict[str, str]:
+    """Folders besides shared storage whose disks must not fill up."""
+    roots = {root.path: "detector" for root in config.watch}
+    return {**roots, config.daemon.state_directory: "state"}
 
 
 def _embedded_url(config: Config) -> str:

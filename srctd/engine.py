@@ -15,8 +15,9 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import structlog
 
+from srctd.adapters import sync
 from srctd.core import retry
-from srctd.core.errors import JournalError, SrctdError, TransientError
+from srctd.core.errors import JournalError, NoSpace, SrctdError, TransientError
 from srctd.core.lifecycle import (
     AnyEvent,
     Command,
@@ -39,7 +40,8 @@ log = structlog.get_logger()
 T = TypeVar("T")
 LAST_SECONDS = 2.0
 """For canceled steps; a thread that hangs on a dead file server is left behind."""
-AT_WORKERS = frozenset({Step.PREVIEW, Step.RECONSTRUCT})
+CUT_AT_ONCE = frozenset({Step.PREVIEW, Step.RECONSTRUCT, Step.SEND, Step.SEND_RESULTS})
+"""At a stop: they wait for others, and go on where they were."""
 
 
 class JournalPort(Protocol):
@@ -168,11 +170,12 @@ class Engine:
     async def stop(self, grace_seconds: float) -> None:
         """Start nothing more, give what runs a grace, cancel the rest.
 
-        What is cut short is done again, so steps that wait for workers are cut at once: finished shards stay.
+        What is cut short is done again, so steps that wait for others are cut at once: finished shards, and what
+        was sent, stay.
         """
         self._stopping = True
         for (_, step), task in self._running.items():
-            if step in AT_WORKERS:
+            if step in CUT_AT_ONCE:
                 task.cancel()
         tasks = list(self._running.values())
         if tasks:
@@ -222,18 +225,22 @@ class Engine:
     async def _outcome(self, scan_id: str, step: Step, began: float) -> StepDone | StepFailed:
         scan = self.scans[scan_id]
         limit = self._timeouts[step]
+        deadline = asyncio.timeout(limit)
         try:
-            async with asyncio.timeout(limit):
+            async with deadline:
                 result = await self._steps[step](Work(scan=scan, services=self._services))
         except JournalError:
             raise
         except SrctdError as exc:
             return self._failed(scan, step, exc, exc.sentence)
-        except TimeoutError:
-            late = TransientError(f"{step} of {scan_id} did not end within {limit:g} s")
-            return self._failed(scan, step, late, late.sentence)
-        except Exception as exc:  # a bug in a step holds this one scan, the daemon lives on
-            log.exception("step.bug")
+        except Exception as exc:
+            if deadline.expired():
+                late = TransientError(f"{step} of {scan_id} did not end within {limit:g} s")
+                return self._failed(scan, step, late, late.sentence)
+            if isinstance(exc, OSError) and exc.errno is not None:  # a file system's word is no bug
+                told = sync.storage_error(exc, f"{exc.filename or scan.path} cannot be used in {step}")
+                return self._failed(scan, step, told, told.sentence)
+            log.exception("step.bug")  # it holds this one scan, the daemon lives on
             return self._failed(scan, step, exc, f"internal error in {step}: {type(exc).__name__}: {exc}")
         seconds = time.monotonic() - began
         log.info("step.done", seconds=round(seconds, 3))
@@ -247,7 +254,12 @@ class Engine:
         retry_in = None if retry_at is None else round(retry_at - now, 1)
         log.warning("step.failed", reason=sentence, retry_in_seconds=retry_in, held=retry_at is None)
         return StepFailed(
-            scan=scan.id, step=step, reason=sentence, retry_at=retry_at, cause=type(error).__name__
+            scan=scan.id,
+            step=step,
+            reason=sentence,
+            retry_at=retry_at,
+            cause=type(error).__name__,
+            needs_bytes=error.needs if isinstance(error, NoSpace) else 0,
         )
 
 

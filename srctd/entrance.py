@@ -38,11 +38,13 @@ class Entrance:
         self._engine = engine
         self._copies = copies
         self._messages = messages
+        self._shared = os.path.realpath(config.storage.shared)
 
     async def copy_ahead(self, arrival: Arrival, site: Site) -> None:
         """Only the settle time is awaited: copy meanwhile."""
         path = arrival.path
-        if arrival.copied_ahead or sync.inside(path, self._config.storage.shared):
+        # Asked of the names alone: shared storage may not answer.
+        if arrival.copied_ahead or os.path.commonpath([path, self._shared]) == self._shared:
             return
         manifest = await asyncio.to_thread(_manifest, site.listing, arrival)
         if manifest is not None:
@@ -56,9 +58,13 @@ class Entrance:
         """Files changed that may be copied ahead."""
         self._copies.abandon(scan_id(path, self._next_revision(path)))
 
-    async def vanished(self, path: str) -> None:
+    def vanished(self, path: str) -> None:
         """Files went away that may have been copied ahead."""
-        await self._copies.discard(scan_id(path, self._next_revision(path)))
+        self._discard(path, scan_id(path, self._next_revision(path)))
+
+    def _discard(self, path: str, scan: str) -> None:
+        with suppress(HoldError):  # no such account: nothing was copied
+            self._copies.discard(scan, part_folder(self._config, path, scan))
 
     async def take_in(self, arrival: Arrival, site: Site) -> bool:
         """Tell the engine; False if the files changed while they were judged, so that there is nothing to tell."""
@@ -74,7 +80,7 @@ class Entrance:
             log.warning("scan.not_compared", path=arrival.path, reason=exc.sentence)
             return False
         if seen:
-            await self._copies.discard(ahead)
+            self._discard(arrival.path, ahead)
         else:
             await self._enter(arrival, site, manifest, content)
         return True
@@ -150,8 +156,9 @@ class Entrance:
     async def _supersede(self, path: str) -> None:
         """The files at a path were replaced: what is not done of the scan that they were ends."""
         for known in self._engine.newest_at(path):
-            if not known.done and not known.superseded:
+            if not known.published and not known.superseded:
                 await self._engine.happen(Superseded(scan=known.id))
+                self._discard(known.path, known.id)
 
     async def _same_bytes(self, scan: Scan, manifest: Manifest) -> bool:
         """Whether files are, byte for byte, those that were copied of a scan."""

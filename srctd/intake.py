@@ -142,7 +142,7 @@ class Intake:
                     await self._messages.drop(listed.path)  # of what is foreign, `srctd why` shows it
             pause = min(pause, max(site.listing.seconds_to_next(time.monotonic()), SHORTEST_PAUSE_SECONDS))
         for path in [path for path in self.arrivals if path not in present]:
-            await self._entrance.vanished(path)
+            self._entrance.vanished(path)
             del self.arrivals[path]
         self._pieces = {path: pieces for path, pieces in self._pieces.items() if path in present}
         self.sites = [site for site in self.sites if not site.only or self._messages.about(site.only)]
@@ -215,11 +215,12 @@ class Intake:
 
     async def _judge(self, arrival: Arrival, site: Site) -> float:
         now = time.monotonic()
-        if arrival.probed is None or (arrival.probed.missing and now >= arrival.probe_again_at):
+        if arrival.probed is None or (arrival.probed.may_change and now >= arrival.probe_again_at):
             arrival.probed = await asyncio.to_thread(self._reader.probe, arrival.path, site.options)
             took = time.monotonic() - now
             arrival.probe_allowed_at = now + took + min(PROBE_COST * took, PROBE_PAUSE_SECONDS)
-            arrival.probe_again_at = now + max(site.root.listing_seconds, PROBE_COST_QUIET * took)
+            cost = PROBE_COST if arrival.probed.unreachable else PROBE_COST_QUIET
+            arrival.probe_again_at = now + max(site.root.listing_seconds, cost * took)
         probed = arrival.probed
         if probed.references:
             far = await asyncio.to_thread(self._references.quiet_of, probed.references, now)

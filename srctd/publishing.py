@@ -44,7 +44,8 @@ async def publish(work: Work) -> Published:
     record = folder / work.name("record", ".json")
     belonging = await work.belonging()
     await asyncio.to_thread(sync.write_atomic, record, datasets.record(site, acquired, made), belonging.give)
-    files = (*made.files.files, await stored(_described, folder, record.name))
+    files = (*made.files.files, await stored(described, folder, record.name))
+    await asyncio.to_thread(sync.write_checksums, work.results_file, files, belonging.give)
     made = msgspec.structs.replace(made, files=Manifest(folder=str(folder), files=files))
     objects = datasets.derived_documents(site, acquired, made)
     prefix = objects[0].key.removesuffix("dataset")
@@ -97,12 +98,13 @@ def _result_files(work: Work, volume: Volume, shown: Previewed) -> Manifest:
     """The files of a reconstruction, with digests; the volume's was taken when it was finished."""
     folder, preview = work.task_folder, os.path.dirname(shown.picture)
     names = [f"{preview}/{name}" for name in sorted({*shown.preview.pictures, "quality.json"})]
-    files = [_described(folder, volume.path, volume.digest), _described(folder, work.parameter_file.name)]
-    files += [_described(folder, name) for name in (work.index_file.name, *names)]
+    files = [described(folder, volume.path, volume.digest), described(folder, work.parameter_file.name)]
+    files += [described(folder, name) for name in (work.index_file.name, *names)]
     return Manifest(folder=str(folder), files=tuple(files))
 
 
-def _described(folder: Path, name: str, digest: str = "") -> FileEntry:
+def described(folder: Path, name: str, digest: str = "") -> FileEntry:
+    """A file of a task folder, with its digest: the one that is known, or taken now."""
     stat = (folder / name).stat()
     known = digest or sync.digest_file(folder / name)[0]
     return FileEntry(path=name, size=stat.st_size, mtime_ns=stat.st_mtime_ns, digest=known)

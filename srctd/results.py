@@ -20,6 +20,9 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
     header: ScanHeader
     in_place: bool
     bytes_needed: int
+    """Of copy and volume."""
+    bytes_to_copy: int = 0
+    """Of the copy alone."""
 
 
 class Synced(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,3 +78,14 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
     derived_pid: str
     record: str
     posted: bool
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
+    """DONE: a further host has the copy, or the results, proven."""
+
+    target: str
+    """`remote.target` of the configuration; empty: no further host was configured."""
+    place: str = ""
+    """The task folder there, relative to the target's folder."""
+    sent_bytes: int = 0
+    """What the last attempt had to send."""

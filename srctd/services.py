@@ -10,6 +10,7 @@ import msgspec
 
 from srctd import __version__
 from srctd.adapters.ownership import Belonging, Ownership
+from srctd.adapters.remote import Remote
 from srctd.adapters.space import SharedStorage
 from srctd.config import Config
 from srctd.copies import Copies
@@ -20,6 +21,7 @@ from srctd.core.recipe import Recipe
 from srctd.core.scan import Manifest, Owner
 from srctd.formats.isolated import IsolatedReader
 from srctd.results import Identified
+from srctd.room import Room
 from srctd.taskfolder import task_folder
 
 SOFTWARE = f"srctd {__version__}"
@@ -82,8 +84,11 @@ class Services:
     outbox: OutboxPort
     reader: IsolatedReader
     storage: SharedStorage
+    room: Room
     ownership: Ownership
     copies: Copies
+    remote: Remote | None
+    """A further host that gets copies and results."""
     manifest: Callable[[str], Awaitable[Manifest]]
     """The files of a scan, by its identifier."""
 
@@ -126,3 +131,8 @@ class Work:
     def parameter_file(self) -> Path:
         """The parameter file of this run."""
         return self.task_folder / self.name("parameters", ".json")
+
+    @property
+    def results_file(self) -> Path:
+        """The list of this run's results, which `xxh128sum -c` checks."""
+        return self.task_folder / self.name("results", ".xxh128")

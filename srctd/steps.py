@@ -1,4 +1,4 @@
-"""The eight steps: what is done to a scan, one async function each.
+"""The ten steps: what is done to a scan, one async function each.
 
 A step may be run any number of times: it looks at what is there and does what is missing. Its result goes
 into the journal and is read by the steps that need it. It raises the errors of `srctd.core.errors`; the
@@ -6,6 +6,7 @@ engine decides what follows.
 """
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -15,24 +16,24 @@ import msgspec
 
 from srctd.adapters import sync
 from srctd.adapters.ownership import Belonging
-from srctd.core import labels, plan, recipe
+from srctd.core import labels, plan, recipe, voxels
 from srctd.core.completion import State, Verdict
-from srctd.core.errors import ScanUnreadable, StorageUnavailable
-from srctd.core.frames import FrameIndex, rebased
+from srctd.core.errors import NoSpace, ScanUnreadable, StorageUnavailable
 from srctd.core.lifecycle import Scan, Step
 from srctd.core.messages import Job, PreviewJob, PreviewResult, RowsJob, RowsResult
-from srctd.core.names import may_change
-from srctd.core.recipe import Origin, Parameter
+from srctd.core.recipe import ParameterFile
 from srctd.core.scan import Manifest, ScanHeader, Volume
 from srctd.core.series import positions_of
+from srctd.core.space import Grade
+from srctd.indexing import index_copy, require_links_hold
 from srctd.publishing import publish, register
 from srctd.results import Checked, Identified, Previewed, Reconstructed, Submitted, Synced
+from srctd.room import Claim, allocated
+from srctd.sending import send, send_results
 from srctd.services import SOFTWARE, CatalogPort, Outcome, PoolPort, Work
 from srctd.taskfolder import owner_of, part_folder, publish_tree, read_parameters, stored, write_json
 
 HEALTH_SECONDS = 2.0
-STACKS = ("tiff", "edf", "raw")
-"""Formats in which names of files tell which frame is which."""
 
 # --- the steps --------------------------------------------------------------------------------------------
 
@@ -50,20 +51,32 @@ async def identify(work: Work) -> Identified:
 
 
 async def check(work: Work) -> Checked:
-    """Read the header; refuse what cannot be reconstructed; make sure there is room for copy and volume."""
+    """Read the header; refuse what cannot be reconstructed; make sure there is room for copy and volume.
+
+    Where only previews are made for want of room, the volume's is asked for when it is to be made.
+    """
     header = await _labeled_header(work)
-    storage = work.services.config.storage
-    in_place = sync.inside(work.scan.path, storage.shared)
+    storage, what = work.services.storage, f"scan {work.scan.id}"
+    in_place = await asyncio.to_thread(sync.inside, work.scan.path, storage.path)
     part = part_folder(work.services.config, work.scan.path, work.scan.id)
     copied = in_place or bool(work.scan.leader)
-    if header.references and storage.portable_names and not copied:
-        _require_links_hold(work, header, await work.services.manifest(work.scan.id))
+    if header.references and work.services.config.storage.portable_names and not copied:
+        require_links_hold(await work.services.manifest(work.scan.id), header.references)
     to_copy = 0 if copied else work.scan.source.bytes - await asyncio.to_thread(_bytes_in, part)
-    needed = header.volume_bytes + max(0, to_copy)
-    await asyncio.to_thread(
-        work.services.storage.require, needed, storage.reserve_bytes, f"scan {work.scan.id}"
+    parameters = await _parameters(work, header, opened="", in_place=in_place)
+    claim = Claim(copy_bytes=max(0, to_copy), volume_bytes=voxels.volume_bytes(parameters, header))
+    if claim.copy_bytes:
+        needed = claim.copy_bytes + work.services.config.storage.reserve_bytes
+        await asyncio.to_thread(storage.require_grade_below, Grade.STOP, what, needed)
+    if storage.grade.at_least(Grade.PREVIEWS_ONLY):
+        claim = Claim(copy_bytes=claim.copy_bytes)
+    await work.services.room.claim(work.scan, claim, what)
+    return Checked(
+        header=header,
+        in_place=in_place,
+        bytes_needed=claim.copy_bytes + claim.volume_bytes,
+        bytes_to_copy=claim.copy_bytes,
     )
-    return Checked(header=header, in_place=in_place, bytes_needed=needed)
 
 
 async def sync_input(work: Work) -> Synced:
@@ -72,17 +85,27 @@ async def sync_input(work: Work) -> Synced:
     final = work.task_folder
     part = part_folder(work.services.config, work.scan.path, work.scan.id)
     belonging = await work.belonging()
+    await asyncio.to_thread(work.services.storage.make_account, final.parent.name, belonging.give_own)
     proven = await asyncio.to_thread(sync.published, final)
     if proven is None and in_place:
-        await stored(belonging.make_folder, part.parent)
         proven = await _proven_in_place(work)
-        await asyncio.to_thread(sync.write_manifest, part, proven, None, belonging.give)
+        await asyncio.to_thread(sync.link_input, part, _in_place_of(work, proven))
+        await asyncio.to_thread(sync.write_manifest, part, proven, belonging.give)
     elif proven is None:
         manifest = await work.services.manifest(work.scan.id)
+        await _copies_are_made(work)
         proven = await work.services.copies.copy(work.scan.id, manifest, part, work.owner)
     await stored(_publish_copy, part, final, belonging)
     opened = proven if in_place else proven.copied_to(str(final / sync.INPUT))
     return Synced(input=opened.main, in_place=in_place)
+
+
+async def _copies_are_made(work: Work) -> None:
+    """Raise `NoSpace` if storage filled up since CHECK so far that nothing new is copied."""
+    left, what = work.result(Step.CHECK, Checked).bytes_to_copy, f"scan {work.scan.id}"
+    if left:
+        needed = left + work.services.config.storage.reserve_bytes
+        await asyncio.to_thread(work.services.storage.require_grade_below, Grade.STOP, what, needed)
 
 
 def _publish_copy(part: Path, final: Path, belonging: Belonging) -> None:
@@ -107,23 +130,17 @@ async def _proven_in_place(work: Work) -> Manifest:
     return proven.copied_to(str(holder / sync.INPUT))
 
 
+def _in_place_of(work: Work, proven: Manifest) -> str:
+    """Where the link `input` of a scan leads that is not copied: a member's to the first member's."""
+    return f"../{work.scan.leader_task}/{sync.INPUT}" if work.scan.leader else proven.folder
+
+
 async def submit(work: Work) -> Submitted:
     """Choose the recipe, resolve every parameter, divide the volume, write the parameter file."""
     header = work.result(Step.CHECK, Checked).header
     synced = work.result(Step.SYNC, Synced)
-    index = await _index(work, synced)
-    chosen = recipe.choose(work.services.recipes, work.scan.path, header)
-    parameters = recipe.parameter_file(
-        header,
-        chosen,
-        work.scan.overrides,
-        scan=work.scan.id,
-        input=str(work.index_file),
-        input_in_place=synced.in_place,
-        raw=os.path.basename(work.scan.path),
-        member=work.scan.member,
-        software=SOFTWARE,
-    )
+    index = await index_copy(work, synced)
+    parameters = await _parameters(work, header, opened=str(work.index_file), in_place=synced.in_place)
     first, end = recipe.fitting_rows(parameters, work.scan.path, header)
     shards = plan.shards(first, end, work.services.pool.worker_count())
     parameters = msgspec.structs.replace(parameters, shards=shards)
@@ -131,31 +148,25 @@ async def submit(work: Work) -> Submitted:
     belonging = await work.belonging()
     await write_json(work.index_file, msgspec.structs.replace(index, header=header), belonging)
     await write_json(path, parameters, belonging)
-    return Submitted(parameters=str(path), recipe=chosen.name, shards=shards)
+    return Submitted(parameters=str(path), recipe=parameters.recipe, shards=shards)
 
 
 async def preview(work: Work) -> Previewed:
-    """Have the axis found and three orthogonal slices shown; write the axis into the parameter file."""
+    """Have the axis found and three orthogonal slices shown; write what was found into the parameter file."""
     path, folder = work.parameter_file, work.task_folder / work.name("preview")
     part = folder.with_name(f".{folder.name}.part-made")
     belonging = await work.belonging()
-    parameters = await read_parameters(path)
-    center = parameters.parameters["center"]
-    if center.origin is Origin.ESTIMATED:  # a run that was cut short after the estimate: estimate anew
-        unset = Parameter(value=None, unit=center.unit)
-        parameters = parameters.with_parameter("center", unset)
+    written = await read_parameters(path)
+    parameters = written.without_estimates()
+    if parameters != written:  # a run that was cut short after the estimate: estimate anew
         await write_json(path, parameters, belonging)
     await stored(sync.remove_folder, part)
     job = PreviewJob(scan=work.scan.id, parameters=str(path), output=str(part))
     outcome = await work.services.pool.run(job, priority=1)
     found: PreviewResult = outcome.result
-    if parameters.value("center") is None:
-        source = ", ".join(estimate.method for estimate in found.estimates)
-        estimated = Parameter(value=found.center, unit="pixel", origin=Origin.ESTIMATED, source=source)
-        parameters = msgspec.structs.replace(
-            parameters.with_parameter("center", estimated), center_confidence=found.center_confidence
-        )
-        await write_json(path, parameters, belonging)
+    completed = parameters.with_estimates(found)
+    if completed != parameters:
+        await write_json(path, completed, belonging)
     await stored(publish_tree, part, folder, belonging)
     picture = f"{folder.name}/{found.pictures[0]}"
     return Previewed(preview=found, picture=picture, seconds=dict(outcome.seconds))
@@ -166,7 +177,8 @@ async def reconstruct(work: Work) -> Reconstructed:
     output = work.task_folder / work.name("output")
     parameters = await read_parameters(work.parameter_file)
     part = output.with_name(f".{output.name}.part-{parameters.digest()}")
-    await stored(sync.make_folder, part)
+    await _room_for_volume(work, parameters, part)
+    await stored(sync.make_folder, part, work.task_folder)
     target = {"scan": work.scan.id, "parameters": str(work.parameter_file), "output": str(part)}
     jobs = [RowsJob(**target, first=first, end=end) for first, end in parameters.shards]
     outcomes = await _run_all(work.services.pool, jobs)
@@ -178,13 +190,17 @@ async def reconstruct(work: Work) -> Reconstructed:
     digest, size = await stored(_finish_output, part, output, await work.belonging())
     shown = work.result(Step.PREVIEW, Previewed).preview
     rows = [shard.end - shard.first for shard in shards]
+    scaling = voxels.scaling(parameters)
     volume = Volume(
         path=f"{output.name}/volume.h5",
         shape=shown.volume_shape,
-        dtype="float32",
+        dtype=str(parameters.value("output_dtype")),
         unit=shown.unit,
         digest=digest,
         size=size,
+        offset=scaling and scaling.offset,
+        scale=scaling and scaling.scale,
+        clipped_fraction=scaling and sum(shard.clipped for shard in shards) / math.prod(shown.volume_shape),
     )
     return Reconstructed(
         volume=volume,
@@ -199,15 +215,30 @@ async def reconstruct(work: Work) -> Reconstructed:
 
 StepFunction = Callable[[Work], Awaitable[msgspec.Struct]]
 
+
+def _with_needs(step: StepFunction) -> StepFunction:
+    """The same step; where storage was full in the middle of it, it is known what must be free for another try."""
+
+    async def carried_out(work: Work) -> msgspec.Struct:
+        try:
+            return await step(work)
+        except NoSpace as exc:
+            raise await work.services.room.met(work.scan, exc) from exc
+
+    return carried_out
+
+
 STEPS: Mapping[Step, StepFunction] = {
     Step.IDENTIFY: identify,
-    Step.CHECK: check,
-    Step.SYNC: sync_input,
-    Step.SUBMIT: submit,
-    Step.PREVIEW: preview,
-    Step.RECONSTRUCT: reconstruct,
-    Step.REGISTER: register,
-    Step.PUBLISH: publish,
+    Step.CHECK: _with_needs(check),
+    Step.SYNC: _with_needs(sync_input),
+    Step.SUBMIT: _with_needs(submit),
+    Step.PREVIEW: _with_needs(preview),
+    Step.RECONSTRUCT: _with_needs(reconstruct),
+    Step.REGISTER: _with_needs(register),
+    Step.PUBLISH: _with_needs(publish),
+    Step.SEND: send,
+    Step.SEND_RESULTS: send_results,
 }
 
 
@@ -242,63 +273,33 @@ def _incomplete(scan: Scan, verdict: Verdict) -> ScanUnreadable:
     return ScanUnreadable(f"{scan.path} is incomplete: {verdict.missing[0]}", hint=hint)
 
 
-async def _index(work: Work, synced: Synced) -> FrameIndex:
-    """Where the frames of the copy lie, by names that count from the task folder.
-
-    The copy itself is indexed, as that is what workers read. Where its files have other names than the scan's own,
-    names no longer tell which frame is which: then the scan is indexed, and what lies in it is looked up.
-    """
-    holder = work.task_folder.with_name(work.scan.leader_task)
-    copy = await asyncio.to_thread(sync.published, holder)
-    opened, copies = synced.input, None
-    renamed = copy is not None and any(file.stored for file in copy.files)
-    stack = work.result(Step.CHECK, Checked).header.format in STACKS
-    if copy is not None and renamed and stack:
-        opened = work.scan.source.main
-        source = msgspec.structs.replace(copy, folder=work.scan.source.folder)
-        await stored(_require_unchanged, source)
-        copies = {
-            f"{source.folder}/{file.path}": f"{holder}/{sync.INPUT}/{file.copied_as}" for file in copy.files
-        }
-    index = await asyncio.to_thread(
-        work.services.reader.index,
-        opened,
-        work.services.config.read_options(work.scan.root),
-        incomplete=work.scan.partial,
+async def _parameters(work: Work, header: ScanHeader, *, opened: str, in_place: bool) -> ParameterFile:
+    """Every parameter of a scan; the volume of 16-bit integers, where shared storage fills up."""
+    parameters = recipe.parameter_file(
+        header,
+        recipe.choose(work.services.recipes, work.scan.path, header),
+        work.scan.overrides,
+        scan=work.scan.id,
+        input=opened,
+        input_in_place=in_place,
+        raw=os.path.basename(work.scan.path),
         member=work.scan.member,
+        software=SOFTWARE,
     )
-    if copies is not None:
-        await stored(_require_unchanged, source)
-    base = opened if await asyncio.to_thread(os.path.isdir, opened) else os.path.dirname(opened)
-    return rebased(index, base, str(work.task_folder), copies)
+    storage = work.services.storage
+    free = (await asyncio.to_thread(storage.measure)).free
+    return parameters if storage.grade is Grade.FULL else parameters.in_sixteen_bit(storage.low_on(free))
 
 
-def _require_unchanged(source: Manifest) -> None:
-    """Raise `ScanUnreadable` unless all files are those that were copied."""
-    for file in source.files:
-        path = f"{source.folder}/{file.path}"
-        try:
-            now = os.stat(path, follow_symlinks=False)
-        except FileNotFoundError:
-            now = None
-        if now is None or (now.st_size, now.st_mtime_ns) != (file.size, file.mtime_ns):
-            raise ScanUnreadable(
-                f"{path} is not as it was copied: its copy has other file names, so the frames are found in it",
-                hint="bring it back; set storage.portable_names = false and copy it again if names are to stay",
-            )
-
-
-def _require_links_hold(work: Work, header: ScanHeader, manifest: Manifest) -> None:
-    """Raise `ScanUnreadable` for a link, inside the scan, to a file that gets another name in the copy."""
-    inside = {f"{manifest.folder}/{file.path}": file.path for file in manifest.files}
-    changed = may_change(inside.values())
-    for path in header.references:
-        if inside.get(path) in changed:
-            raise ScanUnreadable(
-                f"{work.scan.path} links to {path}, which gets another name in the copy, as not every file system "
-                "can hold this one: the link would lead nowhere",
-                hint="set storage.portable_names = false, start the daemon again, then release the scan",
-            )
+async def _room_for_volume(work: Work, parameters: ParameterFile, part: Path) -> None:
+    """Raise `NoSpace` unless there is room for what a volume lacks, and reconstructions are done at all."""
+    header = work.result(Step.CHECK, Checked).header
+    left = max(0, voxels.volume_bytes(parameters, header) - await asyncio.to_thread(allocated, part))
+    what, storage = f"the volume of scan {work.scan.id}", work.services.storage
+    needed = left + work.services.config.storage.reserve_bytes
+    if left:
+        await asyncio.to_thread(storage.require_grade_below, Grade.PREVIEWS_ONLY, what, needed)
+    await work.services.room.claim(work.scan, Claim(volume_bytes=left), what)
 
 
 async def _reachable(catalog: CatalogPort) -> bool:

@@ -44,6 +44,7 @@ def status_view(status: Mapping[str, Any]) -> RenderableType:
     if status["arriving"]:
         parts.append(_arriving(status["arriving"]))
     parts.append(_workers(status["workers"]))
+    parts += [_disk(row) for row in status["disks"]]
     return Group(*parts)
 
 
@@ -90,6 +91,15 @@ def _workers(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
         busy = f"{row['phase']} {row['done']:.0%} {row['scan']}" if row["scan"] else "idle"
         table.add_row(Text(row["name"], style="dim"), row["device"], busy)
     return table
+
+
+def _disk(row: Mapping[str, Any]) -> RenderableType:
+    """`shared storage /data/srctd: 1.2 of 8.0 TB free, full in about 7 h at the rate of the last 2 h`."""
+    free, total = row["free_bytes"], row["total_bytes"]
+    room = "" if free is None else f"{free / 1e12:.3g} of {total / 1e12:.3g} TB free"
+    told = "; ".join(filter(None, (room, *row["sentences"])))
+    text = f"{', '.join(row['purposes'])} {', '.join(row['paths'])}: {told}"
+    return Text(text, style="dim" if row["good"] else "yellow")
 
 
 def _duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ from srctd.arrivals import Arrival
 from srctd.core.completion import State, Verdict
 from srctd.core.dispatch import ScanJobs
 from srctd.core.lifecycle import Box, Scan, Stage, Status, Step, current_stage, stages
-from srctd.results import Previewed, Published, Reconstructed, Registered, Submitted, Synced
+from srctd.results import Previewed, Published, Reconstructed, Registered, Sent, Submitted, Synced
 
 MOST_PLACES = 5
 """Other places of the same files that are named."""
@@ -70,8 +70,7 @@ def why(scan: Scan, jobs: ScanJobs) -> list[str]:
     for step in Step:
         state = scan.step(step)
         if state.status is Status.HELD:
-            again = "" if "srctd retry" in state.reason else f" `srctd retry {scan.id}` tries it again."
-            sentences.append(f"{step}: held. {state.reason}.{again}")
+            sentences.append(f"{step}: held. {state.reason}.{_what_next(scan, step)}")
         elif state.status is Status.RETRYING:
             wait = max(0.0, (state.retry_at or 0.0) - time.time())
             sentences.append(f"{step}: failed {state.attempts} times, again in {wait:.0f} s. {state.reason}.")
@@ -84,6 +83,14 @@ def why(scan: Scan, jobs: ScanJobs) -> list[str]:
     if scan.done:
         sentences.append("Every step is done.")
     return sentences
+
+
+def _what_next(scan: Scan, step: Step) -> str:
+    """How a held step goes on."""
+    state = scan.step(step)
+    if scan.lacks_space is step:
+        return f" It goes on by itself when {_bytes(state.needs_bytes)} are free."
+    return "" if "srctd retry" in state.reason else f" `srctd retry {scan.id}` tries it again."
 
 
 def _elsewhere(scan: Scan) -> list[str]:
@@ -177,6 +184,8 @@ def _waits_for(arrival: Arrival, verdict: Verdict) -> list[str]:
     """What a scan without a final verdict waits for, and what a person may do."""
     if verdict.state is State.FOREIGN:
         return ["It is looked at again when it changes."]
+    if arrival.probed is not None and arrival.probed.unreachable:
+        return ["It is looked at again and again until the files can be read; till then no verdict is final."]
     quiet = f"Nothing changed for {arrival.quiet_seconds:.0f} s"
     left = max(0.0, verdict.needed_seconds - arrival.quiet_seconds)
     if verdict.nothing_missing:
@@ -226,11 +235,18 @@ def _results(scan: Scan) -> dict[str, Any]:
                 "center_confidence": shown.preview.center_confidence,
             }
         if built := result(Step.RECONSTRUCT, Reconstructed):
-            found |= {"volume": os.path.join(folder, built.volume.path), "shape": built.volume.shape}
+            found |= {
+                "volume": os.path.join(folder, built.volume.path),
+                "shape": built.volume.shape,
+                "dtype": built.volume.dtype,
+                "clipped_fraction": built.volume.clipped_fraction,
+            }
     if registered := result(Step.REGISTER, Registered):
         found["raw_pid"] = registered.raw_pid
     if published := result(Step.PUBLISH, Published):
         found |= {"derived_pid": published.derived_pid, "record": published.record}
+    if (sent := result(Step.SEND, Sent)) and sent.target:
+        found["remote"] = f"{sent.target}/{sent.place}"
     return found
 
 

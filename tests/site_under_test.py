@@ -54,6 +54,8 @@ feed_endpoint = "ipc://{folder}/feed.sock"
 
 [catalog]
 {catalog}
+
+{further}
 """
 
 
@@ -70,8 +72,9 @@ class Site:
         unmarked_settle_seconds: float = 0.8,
         unannounced_settle_seconds: float = 1.5,
         watch: str = "",
+        further: str = "",
     ) -> None:
-        """`watch`: further lines of the watched root's section."""
+        """`watch`: further lines of the watched root's section; `further`: further sections."""
         self.folder = folder
         self.detector = folder / "detector"
         self.shared = folder / "shared"
@@ -87,6 +90,7 @@ class Site:
                 unmarked_settle_seconds=unmarked_settle_seconds,
                 unannounced_settle_seconds=unannounced_settle_seconds,
                 watch=watch,
+                further=further,
             )
         )
         self.endpoint = f"ipc://{folder}/control.sock"
@@ -150,6 +154,35 @@ class Site:
 
         found: dict[str, Any] = self.until(reached, f"{name} was copied")
         return found
+
+    def row(self, name: str) -> dict[str, Any] | None:
+        """The newest scan whose path ends in a name, as the status lists it."""
+        rows = [row for row in self.ask("status")["scans"] if Path(row["path"]).name == name]
+        return max(rows, key=lambda row: (row["completed_at"], row["revision"]), default=None)
+
+    def reaches(self, name: str, *states: str, seconds: float = 120.0) -> dict[str, Any]:
+        """Wait until the newest scan of a name has one of these states; return it in full."""
+
+        def reached() -> dict[str, Any] | None:
+            row = self.row(name)
+            return self.ask("scan", scan=row["scan"]) if row and row["state"] in states else None
+
+        found: dict[str, Any] = self.until(reached, f"{name} is {' or '.join(states)}", seconds)
+        return found
+
+    def ends(self, name: str, seconds: float = 120.0) -> Path:
+        """Wait until a scan is done, all by itself; return its task folder."""
+        found = self.reaches(name, "done", "held", seconds=seconds)
+        assert found["state"] == "done", found["reason"]
+        return Path(found["folder"])
+
+    def ends_at_last(self, name: str) -> Path:
+        """Wait until a scan is done, whatever became of it before; return its task folder."""
+        return Path(self.reaches(name, "done")["folder"])
+
+    def why(self, name: str) -> str:
+        """All sentences about a scan, by its identifier, path or file name."""
+        return "\n".join(self.ask("why", scan=name).get("sentences", ()))
 
     def settled(self) -> dict[str, Any]:
         """Wait until nothing is arriving any more; return the status."""

@@ -8,16 +8,15 @@ import contextlib
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog
 
-PARENT_BOUND = str(Path(__file__).with_name("parent_bound.py"))
+from srctd.adapters.parent_bound import bound
+
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 HEALTHY_SECONDS = 60.0
@@ -118,7 +117,7 @@ async def _start(
     ours, theirs = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", PARENT_BOUND, str(os.getpid()), *spec.command),
+            *(*bound(os.getpid()), *spec.command),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=theirs,
             stderr=asyncio.subprocess.STDOUT,

@@ -264,12 +264,12 @@ class Journal:
         self._db.executemany("DELETE FROM steps WHERE scan = ? AND step = ?", gone)
         self._db.executemany(
             "INSERT INTO steps"
-            " (scan, step, status, attempts, reason, cause, retry_at, result, seconds, finished_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " (scan, step, status, attempts, reason, cause, needs_bytes, retry_at, result, seconds, finished_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (scan, step) DO UPDATE SET"
             " status = excluded.status, attempts = excluded.attempts, reason = excluded.reason,"
-            " cause = excluded.cause, retry_at = excluded.retry_at, result = excluded.result,"
-            " seconds = excluded.seconds, finished_at = excluded.finished_at"
+            " cause = excluded.cause, needs_bytes = excluded.needs_bytes, retry_at = excluded.retry_at,"
+            " result = excluded.result, seconds = excluded.seconds, finished_at = excluded.finished_at"
             " WHERE (status, attempts, result) <> (excluded.status, excluded.attempts, excluded.result)",
             [(scan.id, step, *_step_values(state), at) for step, state in kept.items()],
         )
@@ -381,15 +381,17 @@ def _step_state(row: sqlite3.Row) -> StepState:
         attempts=row["attempts"],
         reason=row["reason"],
         cause=row["cause"],
+        needs_bytes=row["needs_bytes"],
         retry_at=row["retry_at"],
         result=msgspec.Raw(row["result"].encode()),
         seconds=row["seconds"],
     )
 
 
-def _step_values(state: StepState) -> tuple[str, int, str, str, float | None, str, float]:
+def _step_values(state: StepState) -> tuple[str, int, str, str, int, float | None, str, float]:
     reason, result = _printable(state.reason), _text(bytes(state.result))
-    return state.status, state.attempts, reason, state.cause, state.retry_at, result, state.seconds
+    failed = (state.attempts, reason, state.cause, state.needs_bytes, state.retry_at)
+    return state.status, *failed, result, state.seconds
 
 
 def _event_body(event: AnyEvent) -> str:

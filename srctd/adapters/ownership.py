@@ -11,7 +11,6 @@ import errno
 import grp
 import os
 import pwd
-import secrets
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
@@ -96,8 +95,12 @@ class Belonging:
                 self._give_at(name, folder)
             self.give(folder)
 
+    def give_own(self, descriptor: int) -> None:
+        """Give a folder that stays with the daemon's user its group, modes and list. Raises as `give` does."""
+        replace(self, user=SAME).give(descriptor)
+
     def give_folder(self, path: Path) -> None:
-        """Hand over a folder, as the daemon's own, without what is in it. Raises `NotPermitted`, `OSError`."""
+        """The same by its name."""
         replace(self, user=SAME)._give_at(str(path))
 
     def _give_at(self, name: str, folder: int | None = None) -> None:
@@ -106,23 +109,6 @@ class Belonging:
             self.give(descriptor)
         finally:
             os.close(descriptor)
-
-    def make_folder(self, path: Path) -> None:
-        """Make a folder, the daemon's own, in one that exists; that it is there already is fine: it stays as it is.
-
-        Raises `NotPermitted`, `OSError`.
-        """
-        if path.is_dir():
-            return
-        part = path.with_name(f".{path.name[:64]}.part-{secrets.token_hex(4)}")
-        part.mkdir(mode=0o700)
-        try:
-            self.give_folder(part)
-            with suppress(FileExistsError):
-                _rename_new(part, path)
-        finally:
-            with suppress(FileNotFoundError):
-                part.rmdir()
 
     @property
     def _whom(self) -> str:
@@ -297,16 +283,6 @@ def _listed(descriptor: int, name: str) -> bytes:
         if exc.errno != errno.ENODATA:
             raise
         return b""
-
-
-def _rename_new(part: Path, path: Path) -> None:
-    """Rename a folder; raises `FileExistsError` if the name is taken by now."""
-    try:
-        part.rename(path)
-    except OSError as exc:
-        if exc.errno != errno.ENOTEMPTY:
-            raise
-        raise FileExistsError(exc.errno, exc.strerror, str(path)) from exc
 
 
 def _path(descriptor: int) -> str:

@@ -19,7 +19,7 @@ import zmq.asyncio
 
 from srctd.core.dispatch import Dispatcher, Lease, Loss, QueuedJob, ScanJobs, describe, poison_error
 from srctd.core.endpoints import require_local
-from srctd.core.errors import ConfigError, HoldError, ReconstructionFailed, TransientError
+from srctd.core.errors import ConfigError, HoldError, NoSpace, ReconstructionFailed, TransientError
 from srctd.core.messages import (
     PROTOCOL,
     Assign,
@@ -347,6 +347,8 @@ def _error(message: JobFailed) -> Exception:
     match message.kind:
         case "transient":
             return TransientError(message.message, hint=message.hint)
+        case "space":
+            return NoSpace(message.message, hint=message.hint)
         case "hold":
             return ReconstructionFailed(message.message, hint=message.hint)
     return HoldError(f"worker {message.worker} failed: {message.message}", hint=message.hint)

@@ -38,6 +38,7 @@ CREATE TABLE steps (
     attempts    INTEGER NOT NULL,
     reason      TEXT NOT NULL,
     cause       TEXT NOT NULL,                  -- name of the error
+    needs_bytes INTEGER NOT NULL,               -- what must be free on shared storage before another try
     retry_at    REAL,
     result      TEXT NOT NULL,                  -- JSON
     seconds     REAL NOT NULL,

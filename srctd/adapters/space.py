@@ -1,18 +1,45 @@
 """Free space on a file system, asked before anything is written."""
 
+import errno
 import os
+import secrets
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NamedTuple
 
-from srctd.core.errors import NoSpace, NotPermitted, StorageUnavailable
+from srctd.core.errors import NoSpace, NotPermitted, SrctdError, StorageUnavailable
+from srctd.core.space import Grade, Thresholds, gigabytes, grade, with_margin
+
+
+class Measured(NamedTuple):
+    """A file system at a moment."""
+
+    device: int
+    """By which two paths on one file system are known."""
+    free: int
+    """Bytes that the daemon may still write."""
+    total: int
+    """Bytes."""
+
+
+def measure(path: str | os.PathLike[str]) -> Measured:
+    """What is free below `path`; of its nearest parent, where it does not exist yet.
+
+    It may take for ever where a server does not answer. Raises `NotPermitted`, `StorageUnavailable`.
+    """
+    there = _existing(path)
+    try:
+        stat = os.statvfs(there)
+        device = os.stat(there).st_dev
+    except OSError as exc:
+        raise StorageUnavailable(f"{there}: {exc.strerror}", hint="check the mount") from exc
+    return Measured(device, stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize)
 
 
 def free_bytes(path: str | os.PathLike[str]) -> int:
-    """Bytes that the daemon may still write below `path`; of its nearest parent, where it does not exist yet.
-
-    Raises `NotPermitted`, `StorageUnavailable`.
-    """
-    stat = os.statvfs(_existing(path))
-    return stat.f_bavail * stat.f_frsize
+    """Bytes that the daemon may still write below `path`; raises as `measure` does."""
+    return measure(path).free
 
 
 def require(path: str | os.PathLike[str], needed: int, reserve: int, what: str) -> None:
@@ -20,15 +47,22 @@ def require(path: str | os.PathLike[str], needed: int, reserve: int, what: str) 
 
     `what` begins the sentence: what the space is needed for.
     """
-    free = free_bytes(path)
-    lacking = needed + reserve - free
+    _require_of(free_bytes(path), path, needed, reserve, what)
+
+
+def _require_of(
+    free: int, path: str | os.PathLike[str], needed: int, reserve: int, what: str, promised: int = 0
+) -> None:
+    lacking = needed + reserve + promised - free
     if lacking <= 0:
         return
     mount = _mount(_existing(path))
+    others = f", {gigabytes(promised)} of that are for scans before it," if promised else ""
     raise NoSpace(
-        f"{what} needs {_gigabytes(needed)} on {mount}, where {_gigabytes(free)} are free"
-        f" and {_gigabytes(reserve)} must stay free",
-        hint=f"make {_gigabytes(lacking)} more room on {mount}, then release the scan",
+        f"{what} needs {gigabytes(needed)} on {mount}, where {gigabytes(free)} are free{others}"
+        f" and {gigabytes(reserve)} must stay free",
+        hint=f"make {gigabytes(lacking)} more room on {mount}; it then goes on by itself",
+        needs=with_margin(needed + reserve),
     )
 
 
@@ -58,11 +92,6 @@ def _mount(path: str) -> str:
     return path
 
 
-def _gigabytes(count: int) -> str:
-    """`12.3 GB`; three more digits below one gigabyte."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e9:.4f} GB"
-
-
 class SharedStorage:
     """Shared storage that may be gone while its mount point is still there.
 
@@ -73,25 +102,92 @@ class SharedStorage:
 
     MARKER = ".srctd-storage"
 
-    def __init__(self, path: str, note: str) -> None:
+    def __init__(self, path: str, note: str, thresholds: Thresholds | None = None) -> None:
         """`note`: the file in the state directory that says which marker belongs to `path`."""
         self.path = path
+        self.thresholds = thresholds or Thresholds()
+        self.grade = Grade.FULL
+        """What may be done, by what was free when it was last asked."""
         self._note = note
 
-    def require(self, needed: int, reserve: int, what: str) -> None:
-        """As `space.require`, on this storage; raises `StorageUnavailable` as well where it is not there."""
+    def require(self, needed: int, reserve: int, what: str, promised: int = 0) -> None:
+        """As `space.require`, on this storage; raises `StorageUnavailable` as well where it is not there.
+
+        `promised`: what others will still write there.
+        """
         self._require_marker()
-        require(self.path, needed, reserve, what)
+        _require_of(self._ask().free, self.path, needed, reserve, what, promised)
+
+    def require_for_copy(self, needed: int, reserve: int, what: str) -> None:
+        """The same for something new, of which nothing is taken any more once storage is almost full."""
+        self.require_grade_below(Grade.STOP, what, needed + reserve)
+        self.require(needed, reserve, what)
+
+    def require_grade_below(self, limit: Grade, what: str, needed: int) -> Measured:
+        """What is free; raises `NoSpace` if so little that as little is done as at a grade, or less.
+
+        `needed`: bytes that will have to be free besides.
+        """
+        measured = self.measure()
+        if self.grade.at_least(limit):
+            raise NoSpace(
+                f"{what} waits: {self.low_on(measured.free)}",
+                hint="make room there; it then goes on by itself",
+                needs=max(self.thresholds.left_above(limit), with_margin(needed)),
+            )
+        return measured
+
+    def low_on(self, free: int) -> str:
+        """What the grade is and why, for people."""
+        if self.grade is Grade.FULL:
+            return f"{gigabytes(free)} are free on {self.path}; {self.grade.sentence}"
+        begins, ends = self.thresholds.of(self.grade), self.thresholds.left_at(self.grade)
+        below = gigabytes(begins if free < begins else ends)
+        return f"{gigabytes(free)} are free on {self.path}, less than {below}; {self.grade.sentence}"
+
+    def measure(self) -> Measured:
+        """What is free; `grade` follows. Writes nothing. Raises `StorageUnavailable` where storage is not there."""
+        if self._noted() and _text_of(os.path.join(self.path, self.MARKER)) != self._noted():
+            raise self._gone(f"has no marker {self.MARKER} of this daemon")
+        measured = self._ask()
+        self.grade = grade(measured.free, self.thresholds, self.grade)
+        return measured
+
+    def _ask(self) -> Measured:
+        return measure(self.path)
+
+    def _noted(self) -> str:
+        """The marker that this storage must have; empty before its first use."""
+        marker, _, path = _text_of(self._note).partition(" ")
+        return marker if path == self.path else ""
+
+    def make_account(self, account: str, give: Callable[[int], None]) -> None:
+        """Make an account's folder, unless it is there; raises as `require` does, and `NoSpace`.
+
+        It is made in the very file system in which the marker was found, whatever is mounted at its path meanwhile,
+        and appears when it is handed over by `give`, which takes its descriptor.
+        """
+        self._require_marker()
+        try:
+            top = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                if not os.access(self.MARKER, os.F_OK, dir_fd=top):
+                    raise self._gone(f"has no marker {self.MARKER} of this daemon")
+                _make_given(top, account, give)
+            finally:
+                os.close(top)
+        except OSError as exc:
+            raise _write_error(os.path.join(self.path, account), exc) from exc
 
     def _require_marker(self) -> None:
         if not os.path.isdir(self.path):
             raise self._gone("is not there")
         found = _text_of(os.path.join(self.path, self.MARKER))
-        noted = _text_of(self._note).partition(" ")[::2]
-        if noted[1] != self.path or not noted[0]:  # the first use, or another path than before
+        noted = self._noted()
+        if not noted:  # the first use, or another path than before
             found = found or self._mark()
             _write_text(self._note, f"{found} {self.path}")
-        elif found != noted[0]:
+        elif found != noted:
             raise self._gone(f"has no marker {self.MARKER} of this daemon")
 
     def _mark(self) -> str:
@@ -104,12 +200,36 @@ class SharedStorage:
         return StorageUnavailable(f"storage.shared = {self.path!r} {how}", hint=hint)
 
 
+def _make_given(top: int, name: str, give: Callable[[int], None]) -> None:
+    """Make a folder in `top` that appears when it is handed over; that it is there is fine: it stays as it is."""
+    if os.access(name, os.F_OK, dir_fd=top):
+        return
+    part = f".{name[:64]}.part-{secrets.token_hex(4)}"
+    os.mkdir(part, 0o700, dir_fd=top)
+    try:
+        descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
+        try:
+            give(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(part, name, src_dir_fd=top, dst_dir_fd=top)
+        os.fsync(top)
+    except OSError as exc:
+        if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another scan of the account was faster
+            raise
+    finally:
+        with suppress(FileNotFoundError):
+            os.rmdir(part, dir_fd=top)
+
+
 def _text_of(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
             return file.read().strip()
-    except OSError:
+    except FileNotFoundError:
         return ""
+    except OSError as exc:  # not the same as that there is none: another one would be written over it
+        raise StorageUnavailable(f"{path} cannot be read: {exc.strerror}", hint="check the mount") from exc
 
 
 def _write_text(path: str, text: str) -> None:
@@ -120,7 +240,13 @@ def _write_text(path: str, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(growing, path)
-    except PermissionError as exc:
-        raise NotPermitted(f"{path} cannot be written", hint="let the daemon's user write there") from exc
     except OSError as exc:
-        raise StorageUnavailable(f"{path} cannot be written: {exc.strerror}") from exc
+        raise _write_error(path, exc) from exc
+
+
+def _write_error(path: str, exc: OSError) -> SrctdError:
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"{path} cannot be written: {exc.strerror}", hint="make room there")
+    if isinstance(exc, PermissionError):
+        return NotPermitted(f"{path} cannot be written", hint="let the daemon's user write there")
+    return StorageUnavailable(f"{path} cannot be written: {exc.strerror}", hint="check the mount")

@@ -70,6 +70,8 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     """The container opens and its structure is that of a scan."""
     problem: str = ""
     """Why not, in one sentence that names the file and the value."""
+    unreachable: bool = False
+    """A disk or a server did not give the files: this says nothing of the scan, so no verdict on it is final."""
     foreign: bool = False
     """Opens, but holds no tomography; `problem` says what was looked for."""
     frames_found: int | None = None
@@ -98,6 +100,11 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     """Absolute paths of further files, outside the listing of the scan itself, that belong to it."""
     members: int = 1
     """Scans that these files hold: rotations of a dynamic scan, entries of an HDF5 file."""
+
+    @property
+    def may_change(self) -> bool:
+        """Whether another look may show more although none of the scan's files changed."""
+        return bool(self.missing) or self.unreachable
 
 
 class Usable(msgspec.Struct, frozen=True, kw_only=True):
@@ -352,7 +359,7 @@ def _needed_seconds(weighed: _Weighed, rule: Rule, pause_seconds: float) -> floa
 def _state(probe: Probe, weighed: _Weighed, rule: Rule, left_seconds: float) -> State:
     if probe.foreign:
         return State.FOREIGN
-    if left_seconds > 0:
+    if left_seconds > 0 or probe.unreachable:
         return State.ARRIVING
     if not weighed.obstacles:
         return State.COMPLETE

@@ -19,7 +19,8 @@ import msgspec
 
 from srctd.core import labels
 from srctd.core.lifecycle import Scan
-from srctd.core.messages import PreviewResult
+from srctd.core.messages import Measure, PreviewResult
+from srctd.core.quality import findings
 from srctd.core.recipe import ParameterFile
 from srctd.core.scan import Manifest, Owner, Quantity, ScanHeader, Volume, utc_text
 
@@ -145,6 +146,7 @@ def record(site: Site, acquired: Acquisition, made: Reconstruction) -> bytes:
             "owner": acquired.owner,
             "software": site.software,
             "notes": made.parameters.notes,
+            "findings": _findings(made),
             **_state(acquired),
         },
     }
@@ -320,10 +322,19 @@ def _derived_metadata(site: Site, acquired: Acquisition, made: Reconstruction) -
             "n_x": (n_x, "pixel"),
             "dtype": (volume.dtype, ""),
             "voxel_values_in": (volume.unit, ""),
+            "value_offset": (volume.offset, volume.unit),
+            "value_scale": (volume.scale, volume.unit),
+            "clipped_fraction": (volume.clipped_fraction, ""),
             **{f"quality_{measure.name}": (measure.value, measure.unit) for measure in preview.measures},
             "notes": ("; ".join(parameters.notes), ""),
         }
     )
+
+
+def _findings(made: Reconstruction) -> tuple[str, ...]:
+    """What is off with raw data or result, in sentences."""
+    clipped = Measure(name="clipped_fraction", value=made.volume.clipped_fraction or 0.0)
+    return findings((*made.preview.measures, clipped), made.parameters.shortfall)
 
 
 def _physics(header: ScanHeader) -> dict[str, tuple[object, str]]:

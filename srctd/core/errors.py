@@ -36,6 +36,10 @@ class SourceChanged(TransientError):
     """The source changed while it was read; the step starts over."""
 
 
+class RemoteUnavailable(TransientError):
+    """The host that gets copies is down, unreachable or full, or broke off."""
+
+
 class CatalogUnavailable(TransientError):
     """The catalogue is down, unreachable, or failing in a way that may heal."""
 
@@ -49,7 +53,12 @@ class ScanUnreadable(HoldError):
 
 
 class NoSpace(HoldError):
-    """The target has not enough space; nothing was written."""
+    """The target has not enough space; nothing was written. The scan goes on by itself when there is room."""
+
+    def __init__(self, message: str, *, hint: str = "", needs: int = 0) -> None:
+        """`needs`: bytes that must be free before it is worth another try; 0: not known."""
+        super().__init__(message, hint=hint)
+        self.needs = needs
 
 
 class NotPermitted(HoldError):

@@ -8,11 +8,11 @@ files that were not copied are named by their absolute paths.
 import posixpath
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
 
-from srctd.core.errors import ScanUnreadable
 from srctd.core.scan import ScanHeader
 
 INDEX_NAME = "frames.json"
@@ -71,22 +71,19 @@ def is_index(name: str) -> bool:
 
 
 def rebased(
-    index: FrameIndex, base: str, folder: str = "", copies: Mapping[str, str] | None = None
+    index: FrameIndex, base: str, folder: str = "", copies: Mapping[str, str] = MappingProxyType({})
 ) -> FrameIndex:
     """The index with file names that count from `folder` instead of `base`, both absolute.
 
-    Files that do not lie below the folder, or all if none is given, are named in full. `copies`: what takes the
-    place of which file, absolute paths both; raises `ScanUnreadable` for a file that has no copy then.
+    Files that do not lie below the folder, or all if none is given, are named in full. `copies`: which file takes
+    the place of which, absolute paths both.
     """
 
     def moved(segment: Segment) -> Segment:
         if not segment.file:
             return segment
         path = posixpath.normpath(posixpath.join(base, segment.file))
-        if copies is not None:
-            if path not in copies:
-                raise ScanUnreadable(f"{path} holds frames of the scan, and was not copied with it")
-            path = copies[path]
+        path = copies.get(path, path)
         inside = bool(folder) and path.startswith(folder + "/")
         return msgspec.structs.replace(segment, file=posixpath.relpath(path, folder) if inside else path)
 

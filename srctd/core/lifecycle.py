@@ -1,4 +1,4 @@
-"""The life of a scan: eight steps, one table, one pure function.
+"""The life of a scan: ten steps, one table, one pure function.
 
 A scan enters when its files are complete (`Completed`). From then on `NEEDS` alone decides what may run: a step
 runs when every step that it needs is done. `advance` takes a scan and an event and returns the scan after the
@@ -16,6 +16,7 @@ from enum import StrEnum
 import msgspec
 
 from srctd.core.completion import State, Verdict
+from srctd.core.errors import NoSpace
 from srctd.core.labels import is_partial
 from srctd.core.scan import Manifest, Series, SourceFiles
 
@@ -31,6 +32,8 @@ class Step(StrEnum):
     RECONSTRUCT = "reconstruct"
     REGISTER = "register"
     PUBLISH = "publish"
+    SEND = "send"
+    SEND_RESULTS = "send_results"
 
 
 NEEDS: Mapping[Step, frozenset[Step]] = {
@@ -42,6 +45,8 @@ NEEDS: Mapping[Step, frozenset[Step]] = {
     Step.RECONSTRUCT: frozenset({Step.PREVIEW}),
     Step.REGISTER: frozenset({Step.SYNC}),
     Step.PUBLISH: frozenset({Step.RECONSTRUCT, Step.REGISTER}),
+    Step.SEND: frozenset({Step.SYNC}),
+    Step.SEND_RESULTS: frozenset({Step.SEND, Step.PUBLISH}),
 }
 
 
@@ -65,6 +70,8 @@ class StepState(msgspec.Struct, frozen=True, kw_only=True):
     """Sentence of the last failure; empty once done."""
     cause: str = ""
     """Name of the error's class."""
+    needs_bytes: int = 0
+    """What must be free on shared storage before it is tried again, where want of space holds it."""
     retry_at: float | None = None
     """UTC timestamp."""
     result: msgspec.Raw = msgspec.Raw(b"null")
@@ -149,9 +156,20 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
         return all(self.step(step).status is Status.DONE for step in Step)
 
     @property
+    def published(self) -> bool:
+        """Whether results are there and catalogued; at most sending them to a further host is left."""
+        return self.step(Step.PUBLISH).status is Status.DONE
+
+    @property
     def held(self) -> Step | None:
         """The first step that is held, if any."""
         return next((step for step in Step if self.step(step).status is Status.HELD), None)
+
+    @property
+    def lacks_space(self) -> Step | None:
+        """The first step that is held for want of space alone: it goes on by itself when there is room."""
+        held = (step for step in Step if self.step(step).status is Status.HELD)
+        return next((step for step in held if self.step(step).cause == NoSpace.__name__), None)
 
 
 # --- events, in the past tense ----------------------------------------------------------------------------
@@ -201,6 +219,8 @@ class StepFailed(Event, frozen=True, kw_only=True, tag="step.failed"):
     retry_at: float | None
     cause: str = ""
     """Name of the error's class."""
+    needs_bytes: int = 0
+    """What must be free before it is tried again, where space is lacking."""
 
 
 class RetryDue(Event, frozen=True, kw_only=True, tag="step.retry_due"):
@@ -210,12 +230,14 @@ class RetryDue(Event, frozen=True, kw_only=True, tag="step.retry_due"):
 
 
 class Released(Event, frozen=True, kw_only=True, tag="scan.released"):
-    """A person lets a held scan go on, perhaps with other parameters.
+    """A person lets a held scan go on, perhaps with other parameters; or what it waited for is there.
 
-    `again` names the first step to be done anew; unset, only what is held or waiting for a retry is.
+    `again` names the first step to be done anew; unset, only what is held or waiting for a retry is. `only`: the
+    one held step that may go on, for what else is held a person must decide.
     """
 
     again: Step | None = None
+    only: Step | None = None
     overrides: dict[str, bool | int | float | str | None] = {}
     take_incomplete: bool = False
     """What is there shall do."""
@@ -363,6 +385,7 @@ def _fail(scan: Scan, event: StepFailed) -> tuple[Scan, list[Command]]:
         attempts=before.attempts + 1,
         reason=event.reason,
         cause=event.cause,
+        needs_bytes=event.needs_bytes,
         retry_at=event.retry_at,
     )
     scan = _with(scan, event.step, state)
@@ -376,6 +399,9 @@ def _release(scan: Scan, event: Released) -> tuple[Scan, list[Command]]:
 
     Published results stay as the catalogue describes them: doing them again is a new run, from SUBMIT on.
     """
+    if event.only is not None:
+        held = scan.step(event.only).status is Status.HELD
+        return _start_ready(_with(scan, event.only, StepState())) if held else (scan, [])
     again = affected(scan, event.again)
     if any(scan.step(step).status is Status.RUNNING for step in again):
         return scan, []
@@ -432,7 +458,7 @@ _STEPS_OF: Mapping[Stage, tuple[Step, ...]] = {
     Stage.SUBMIT: (Step.SYNC, Step.SUBMIT),
     Stage.QUEUE: (),
     Stage.RUN: (Step.PREVIEW, Step.RECONSTRUCT),
-    Stage.DONE: (Step.REGISTER, Step.PUBLISH),
+    Stage.DONE: (Step.REGISTER, Step.PUBLISH, Step.SEND, Step.SEND_RESULTS),
 }
 
 

@@ -90,6 +90,8 @@ class PreviewResult(Message, frozen=True, kw_only=True, tag="preview-result"):
     unit: str
     """Of the voxel values: `1/m`, or `1/pixel`."""
     n_angles: int
+    value_range: tuple[float, float] | None = None
+    """What integers should stand for in a 16-bit volume, in `unit`."""
 
 
 class RowsResult(Message, frozen=True, kw_only=True, tag="rows-result"):
@@ -100,8 +102,11 @@ class RowsResult(Message, frozen=True, kw_only=True, tag="rows-result"):
     digest: str
     """xxh3-128 of the rows' bytes in the volume, 32 hexadecimal digits."""
     minimum: float
+    """Of the values as they were reconstructed, also where integers are stored."""
     maximum: float
     mean: float
+    clipped: int = 0
+    """Voxels outside the range of a 16-bit volume, which hold its nearer end."""
 
 
 JobResult = PreviewResult | RowsResult
@@ -155,7 +160,8 @@ class JobFailed(Message, frozen=True, kw_only=True, tag="failed"):
     worker: str
     lease: str
     kind: str
-    """`transient`: try again; `hold`: the scan is at fault; `bug`: the worker's code is."""
+    """`transient`: try again; `space`: the storage is full; `hold`: the scan is at fault; `bug`: the worker's
+    code is."""
     message: str
     hint: str = ""
 

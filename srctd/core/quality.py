@@ -25,6 +25,8 @@ RINGS = 0.02
 """Ring score, in line integrals, from which rings are plain to see."""
 COVERED = 0.98
 """Share of the half turn below which a missing range of angles is told."""
+CLIPPED = 1e-4
+"""Fraction of voxels that a 16-bit volume cannot say, from which it is told; fewer are single hot ones."""
 UNSURE = 0.5
 """Confidence in the rotation axis below which somebody should look."""
 
@@ -87,6 +89,11 @@ def _of_result(known: Mapping[str, float]) -> Iterable[str]:
         yield "rings remain in the slices; a wider neighborhood (ring_size) may remove them"
     if (fraction := known.get("finite_fraction", 1)) < 1:
         yield f"{_percent(1 - fraction)} of the reconstructed values are no numbers"
+    if (fraction := known.get("clipped_fraction", 0)) > CLIPPED:
+        yield (
+            f"{_percent(fraction)} of the voxels lie outside the range of the 16-bit volume and were clipped;"
+            " give output_minimum and output_maximum if they matter"
+        )
 
 
 def _percent(fraction: float) -> str:

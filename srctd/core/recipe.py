@@ -16,6 +16,7 @@ import msgspec
 
 from srctd.core.errors import ConfigError, HoldError
 from srctd.core.labels import sentence
+from srctd.core.messages import PreviewResult
 from srctd.core.scan import ScanHeader, Shortfall
 
 Value = bool | int | float | str | None
@@ -29,6 +30,8 @@ class Origin(StrEnum):
     FILE = "file"
     ESTIMATED = "estimated"
     OPERATOR = "operator"
+    SPACE = "space"
+    """Shared storage was filling up; the source says how much was free."""
 
 
 class Parameter(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,7 +169,25 @@ SPECS: dict[str, Spec] = {
     ),
     "energy": Spec(kind="float", default=None, low=0.0, unit="keV", doc="Photon energy."),
     "distance": Spec(kind="float", default=None, low=0.0, unit="m", doc="Sample to detector."),
+    "output_dtype": Spec(
+        kind="choice",
+        default="float32",
+        choices=("float32", "uint16"),
+        doc="Of the volume; `uint16`: half as large, value = offset + scale x stored integer.",
+    ),
+    "output_minimum": Spec(
+        kind="float",
+        default=None,
+        doc="Value stored as 0, in the unit of the volume; unset: found in the preview. `uint16` only.",
+    ),
+    "output_maximum": Spec(
+        kind="float",
+        default=None,
+        doc="Value stored as 65535, in the unit of the volume; unset: found in the preview. `uint16` only.",
+    ),
 }
+
+RANGE = ("output_minimum", "output_maximum")
 
 
 class Match(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -258,6 +279,46 @@ class ParameterFile(msgspec.Struct, frozen=True, kw_only=True):
     def with_parameter(self, name: str, parameter: Parameter) -> "ParameterFile":
         """A copy with one parameter replaced."""
         return msgspec.structs.replace(self, parameters={**self.parameters, name: parameter})
+
+    def with_estimates(self, found: PreviewResult) -> "ParameterFile":
+        """A copy with what a preview found of that which nobody gave: the axis, the range of a 16-bit volume."""
+        filled = self
+        if self.value("center") is None:
+            source = ", ".join(estimate.method for estimate in found.estimates)
+            axis = Parameter(value=found.center, unit="pixel", origin=Origin.ESTIMATED, source=source)
+            filled = msgspec.structs.replace(
+                filled.with_parameter("center", axis), center_confidence=found.center_confidence
+            )
+        if self.value("output_dtype") != "float32" and found.value_range is not None:
+            for name, value in zip(RANGE, found.value_range, strict=True):
+                if self.value(name) is None:
+                    source = "the preview's slices, widened"
+                    bound = Parameter(value=value, unit=found.unit, origin=Origin.ESTIMATED, source=source)
+                    filled = filled.with_parameter(name, bound)
+        return filled
+
+    def without_estimates(self) -> "ParameterFile":
+        """A copy before a preview: what was estimated is unknown again."""
+        filled = self
+        for name in ("center", *RANGE):
+            known = self.parameters[name]
+            if known.origin is Origin.ESTIMATED:
+                filled = filled.with_parameter(name, Parameter(value=None, unit=known.unit))
+        return filled
+
+    def in_sixteen_bit(self, because: str) -> "ParameterFile":
+        """A copy whose volume is of 16-bit integers for want of space, unless an operator said otherwise.
+
+        `because`: one sentence, how much was free.
+        """
+        told = self.parameters["output_dtype"]
+        if told.origin is Origin.OPERATOR or told.value == "uint16":
+            return self
+        smaller = Parameter(value="uint16", origin=Origin.SPACE, source=because)
+        note = f"the volume is of 16-bit integers: {because}"
+        return msgspec.structs.replace(
+            self.with_parameter("output_dtype", smaller), notes=(*self.notes, note)
+        )
 
 
 def spec_of(name: str, where: str) -> Spec:

@@ -185,11 +185,6 @@ class ScanHeader(msgspec.Struct, frozen=True, kw_only=True):
         frames = self.n_projections + self.n_flats + self.n_darks
         return frames * self.n_rows * self.n_columns * itemsize
 
-    @property
-    def volume_bytes(self) -> int:
-        """Bytes of the reconstructed volume as float32, all rows, full width."""
-        return 4 * self.n_rows * self.n_columns**2
-
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True):
     """To whom a scan belongs, and where each answer came from."""
@@ -216,6 +211,11 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
     """`1/m`, or `1/pixel` where the pixel size is unknown."""
     digest: str
     size: int
+    offset: float | None = None
+    """Of integers: value = offset + scale x stored integer, in `unit`."""
+    scale: float | None = None
+    clipped_fraction: float | None = None
+    """Part of the voxels whose value lies outside what integers can say, and which hold the nearer end."""
 
 
 def scan_id(path: str, revision: int, member: int = 0) -> str:

@@ -21,6 +21,7 @@ from srctd.formats.chunks import storage, unsound
 from srctd.formats.hdf5 import Source, translated
 from srctd.formats.planes import Plane, read_piece
 from srctd.formats.protocol import Kind
+from srctd.formats.reach import out_of_reach
 
 Rows = NDArray[np.generic]
 
@@ -31,10 +32,13 @@ CHANGED = f"the file was changed; {AGAIN}"
 
 
 def read_index(path: str) -> FrameIndex:
-    """An index file; raises `ScanUnreadable`."""
+    """An index file; raises `ScanUnreadable`, `StorageUnavailable`."""
     try:
         index = msgspec.json.decode(Path(path).read_bytes(), type=FrameIndex)
     except (OSError, msgspec.DecodeError) as exc:
+        away = out_of_reach(path, exc)
+        if away is not None:
+            raise away from exc
         raise ScanUnreadable(f"{path} is no index of frames: {exc}", hint=AGAIN) from exc
     return index
 

@@ -5,7 +5,7 @@ import os
 import msgspec
 
 from srctd.core.completion import EndMark, Probe
-from srctd.core.errors import ScanUnreadable, SrctdError
+from srctd.core.errors import ScanUnreadable, SrctdError, TransientError
 from srctd.core.frames import FrameIndex, is_index
 from srctd.formats.dataexchange import find_dataexchange
 from srctd.formats.entries import Entries
@@ -45,7 +45,7 @@ def index_scan(
     stack = _find_frame_files(path, options)
     if stack is not None:
         return stack.index(incomplete=incomplete, member=member)
-    source = Source(path)
+    source = Source(path, options.linked_below)
     try:
         scan = _find(source, entry, options)
         if scan is None:
@@ -64,12 +64,12 @@ def probe(path: str, options: ReadOptions = SHIPPED) -> Probe:
         if stack is not None:
             return stack.look()
     except SrctdError as exc:
-        return Probe(readable=False, problem=str(exc))
+        return _unreadable(exc)
     writing = open_for_writing(path)
     try:
-        source = Source(path)
+        source = Source(path, options.linked_below)
     except SrctdError as exc:
-        return Probe(readable=False, problem=str(exc), open_for_writing=writing)
+        return _unreadable(exc, writing)
     try:
         scan = _find(source, "", options)
         if scan is None:
@@ -77,9 +77,14 @@ def probe(path: str, options: ReadOptions = SHIPPED) -> Probe:
         with translated(source.path):
             return _with_superblock(scan.look(), writing)
     except SrctdError as exc:
-        return Probe(readable=False, problem=str(exc), open_for_writing=writing)
+        return _unreadable(exc, writing)
     finally:
         source.close()
+
+
+def _unreadable(exc: SrctdError, writing: bool | None = None) -> Probe:
+    away = isinstance(exc, TransientError)
+    return Probe(readable=False, problem=str(exc), unreachable=away, open_for_writing=writing)
 
 
 def _find_frame_files(path: str, options: ReadOptions) -> FoundScan | None:

@@ -22,6 +22,7 @@ import tifffile
 
 from srctd.core.errors import ScanUnreadable
 from srctd.formats.planes import LARGEST_FRAME, LARGEST_SIDE, CutShort, Plane, Rows, read_piece
+from srctd.formats.reach import out_of_reach
 
 MOST_PAGES = 1_000_000
 
@@ -151,6 +152,9 @@ def _decoding(where: str) -> Iterator[None]:
     except (FileNotFoundError, PermissionError):
         raise
     except _DECODER_ERRORS as exc:
+        away = out_of_reach(where, exc)
+        if away is not None:
+            raise away from exc
         raise ScanUnreadable(
             f"{where} cannot be decoded: {exc}", hint="the file is damaged or still being written"
         ) from exc

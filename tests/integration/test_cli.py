@@ -99,6 +99,23 @@ def test_reconstruct_by_hand(scan_file: Path, tmp_path: Path) -> None:
     assert parameters["center"]["origin"] == "estimated"
 
 
+def test_reconstruct_by_hand_into_16_bits(scan_file: Path, tmp_path: Path) -> None:
+    settings = ["--set", "output_dtype=uint16", "--set", "output_minimum=0", "--rows", "4:8", "--json"]
+    done = srctd("reconstruct", str(scan_file), str(tmp_path / "out"), *settings)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["dtype"] == "uint16"
+    assert any("lie outside the range of the 16-bit volume" in finding for finding in result["findings"])
+    parameters = json.loads((tmp_path / "out" / "parameters.json").read_text())["parameters"]
+    assert parameters["output_minimum"]["origin"] == "operator"
+    assert parameters["output_maximum"]["origin"] == "estimated"
+    with h5py.File(result["output"], "r") as file:
+        data = file["/entry/data/data"]
+        assert (data.dtype, data.attrs["add_offset"]) == ("uint16", 0.0)
+        top = data.attrs["add_offset"] + 65535 * data.attrs["scale_factor"]
+    assert top == pytest.approx(parameters["output_maximum"]["value"])
+
+
 def test_reconstruct_an_incomplete_scan_by_hand(scan_file: Path, tmp_path: Path) -> None:
     with h5py.File(scan_file, "r+") as file:
         file["/entry/instrument/detector/tomo_n"][...] = 200

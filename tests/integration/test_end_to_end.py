@@ -1,6 +1,7 @@
 """The whole way, with the real daemon as a process: from a file in a watched folder to catalogued data sets."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -138,6 +139,7 @@ def test_the_default_recipe_on_a_phantom_says_everything_about_itself(
             "preview",
             "output",
             "record.json",
+            "results.xxh128",
         }
         assert left_in(task / "output") == {"volume.h5"}
         assert (task / "manifest.xxh128").read_text() == f"{digest(small_scan)}  input/phantom.nxs\n"
@@ -195,14 +197,21 @@ def test_input_on_shared_storage_is_not_copied(small_scan: Path, tmp_path: Path)
         scan = site.scan()
         assert scan["in_place"] is True
         assert scan["input"] == str(raw / "a.nxs")
-        assert "input" not in left_in(Path(scan["folder"]))
+        assert os.readlink(Path(scan["folder"]) / "input") == str(raw)
         parameters = json.loads(Path(scan["parameters"]).read_text())
         index = json.loads(Path(parameters["input"]).read_text())
         assert {segment["file"] for segment in index["projections"]} == {str(raw / "a.nxs")}
-        assert (
-            Path(scan["folder"]) / "manifest.xxh128"
-        ).read_text() == f"{digest(small_scan)}  {raw}/a.nxs\n"
+        manifest = Path(scan["folder"]) / "manifest.xxh128"
+        assert manifest.read_text() == f"{digest(small_scan)}  input/a.nxs\n"
         check_catalogue(site, scan, small_scan)
+        again = site.ask("retry", scan="a.nxs", step="sync")
+        assert again["state"] == "running"
+        site.scan()
+        another(raw / "a.nxs", 2)
+        second = site.scan(count=2)
+        assert (second["revision"], second["in_place"]) == (2, True)
+        assert os.listdir(raw) == ["a.nxs"], "nothing was written or removed through a link"
+        assert site.ask("scan", scan=scan["scan"])["state"] == "done"
 
 
 def test_bad_files_are_held_with_one_sentence_and_the_daemon_lives_on(

@@ -24,6 +24,7 @@ ALL = {
     "preview",
     "output",
     "record.json",
+    "results.xxh128",
 }
 
 

@@ -3,11 +3,10 @@
 import os
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import needs
+import disks
 import pytest
 from pyscicat.client import ScicatClient as Pyscicat
 from scitacean import PID, Client
@@ -54,20 +53,8 @@ def test_pyscicat_and_scitacean_read_back_what_the_daemon_posted(small_scan: Pat
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 24 MB."""
-    needs.root()
-    needs.program("mkfs.ext4")
-    image, mount = tmp_path / "disk.img", tmp_path / "disk"
-    mount.mkdir()
-    with image.open("wb") as file:
-        file.truncate(24 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", str(image)], check=True)
-    mounted = subprocess.run(
-        ["mount", "-o", "loop", image, mount], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        needs.missing(f"no loop mount: {mounted.stderr.strip()}")
-    yield mount
-    subprocess.run(["umount", "-l", mount], check=True)
+    with disks.disk(tmp_path, 24) as mount:
+        yield mount
 
 
 def test_a_full_shared_storage_holds_the_scan_before_a_byte_is_written(

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import disks
 import msgspec
-import needs
 import pytest
-import xxhash
+from proofs import check_manifest
 
 from srctd.adapters import space, sync
 from srctd.core.errors import NoSpace, NotPermitted, StorageUnavailable
@@ -37,41 +37,14 @@ def scan_of(folder: Path, **sizes: int) -> list[FileEntry]:
     return entries
 
 
-def check_manifest(task: Path) -> int:
-    """Check every line by a loop of our own, and by the tool it is written for where it is installed."""
-    lines = (task / "manifest.xxh128").read_text().splitlines()
-    for line in lines:
-        digest, name = line.split("  ", 1)
-        state = xxhash.xxh3_128()
-        with (task / name).open("rb") as file:
-            while block := file.read(65_536):
-                state.update(block)
-        assert state.hexdigest() == digest, name
-    if shutil.which("xxh128sum"):
-        subprocess.run(["xxh128sum", "-c", "manifest.xxh128"], cwd=task, check=True, capture_output=True)
-    return len(lines)
-
-
 # --- a full disk ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 16 MiB of its own."""
-    needs.root()
-    needs.program("mkfs.ext4")
-    image, mount = tmp_path / "small.img", tmp_path / "mount"
-    mount.mkdir()
-    with image.open("wb") as file:
-        file.truncate(16 * MIB)
-    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", image], check=True)
-    mounted = subprocess.run(
-        ["mount", "-o", "loop", image, mount], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        needs.missing(f"no loop mount: {mounted.stderr.strip()}")
-    yield mount
-    subprocess.run(["umount", mount], check=True)
+    with disks.disk(tmp_path, 16, "mount") as mount:
+        yield mount
 
 
 def test_a_disk_that_is_too_small_is_a_sentence_and_stays_as_it_was(small_disk, tmp_path):
@@ -111,10 +84,10 @@ def test_a_small_file_on_a_full_disk_leaves_the_old_one(small_disk):
 
 def test_a_disk_that_turned_read_only_may_heal(small_disk, tmp_path):
     files = scan_of(tmp_path / "detector", a=MIB)
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    disks.remount(small_disk, "ro")
     with pytest.raises(StorageUnavailable, match="Read-only file system"):
         sync.copy(Manifest(folder=str(tmp_path / "detector"), files=tuple(files)), small_disk / ".scan.part")
-    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    disks.remount(small_disk, "rw")
     sync.copy(Manifest(folder=str(tmp_path / "detector"), files=tuple(files)), small_disk / ".scan.part")
 
 
@@ -192,6 +165,8 @@ COPYING = KILLED + textwrap.dedent(
     """
     files = msgspec.json.decode(sys.argv[4], type=list[FileEntry])
     part, final = Path(target, ".scan.part"), Path(target, "scan")
+    part.parent.mkdir(exist_ok=True)
+    points = 0
     options = sync.CopyOptions(pace=SimpleNamespace(take=point))
     sync.copy(Manifest(folder=sys.argv[3], files=tuple(files)), part, options)
     sync.publish(part, final)

@@ -49,6 +49,17 @@ def texts(verdict: Verdict) -> dict[str, str]:
     return {item.name: item.text for item in verdict.evidence}
 
 
+def test_what_a_disk_that_fails_shows_is_never_final() -> None:
+    probe = Probe(
+        readable=False, problem="scan.nxs cannot be reached now: Input/output error", unreachable=True
+    )
+    verdict = judge(probe, 1e6, RULE)
+    assert verdict.state is State.ARRIVING
+    assert verdict.reason == "not complete: scan.nxs cannot be reached now: Input/output error"
+    assert probe.may_change
+    assert not a_probe().may_change
+
+
 # --- complete ---------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import pytest
 from srctd.config import load, load_recipes, read_secret
 from srctd.core.completion import Rule
 from srctd.core.errors import ConfigError
+from srctd.core.space import Thresholds
 from srctd.toml import etc_folder
 
 GOOD = """
@@ -34,6 +35,19 @@ def test_the_shipped_recipes_are_valid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("target", "login", "folder"),
+    [
+        ("tomo@archive.example:/data/a b/", "tomo@archive.example", "/data/a b"),
+        ("archive:/", "archive", "/"),
+        ("u@[fe80::1%eth0]:/d:/e", "u@[fe80::1%eth0]", "/d:/e"),
+    ],
+)
+def test_the_parts_of_a_further_host(target: str, login: str, folder: str, tmp_path: Path) -> None:
+    section = load(write(tmp_path, GOOD + f"[remote]\ntarget = '{target}'\n")).remote
+    assert (section.login, section.folder) == (login, folder)
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         (
@@ -47,9 +61,23 @@ def test_the_shipped_recipes_are_valid(tmp_path: Path) -> None:
         ),
         (GOOD + "expectation = ['x']\n", ["watch[0].expectation", "known: metadata, log"]),
         (GOOD + "settle_seconds = 20\n", ["watch[0].settle_seconds = 20", "unmarked_settle_seconds = 15"]),
+        (
+            GOOD + "[remote]\ntarget = 'archive'\n",
+            ["remote.target = 'archive'", "user@host:/absolute/folder"],
+        ),
+        (GOOD + "[remote]\ntarget = 'u@h:relative'\n", ["remote.target"]),
+        (GOOD + "[remote]\ntarget = '-oProxyCommand=x:/d'\n", ["remote.target"]),
+        (GOOD + "[remote]\ntarget = 'u@h:/d'\nport = 0\n", ["remote.port = 0"]),
+        (GOOD + "[remote]\ntarget = 'u@h:/d'\nidentity_file = 'key'\n", ["remote.identity_file", "absolute"]),
         (GOOD + "unannounced_settle_seconds = 0\n", ["watch[0].unannounced_settle_seconds", "not positive"]),
         (GOOD + "rest_listing_seconds = -1\n", ["watch[0].rest_listing_seconds"]),
         (GOOD + "usable_hole_deg = 181\n", ["watch[0].usable_hole_deg", "181"]),
+        (GOOD + "copy_megabytes_per_second = -1\n", ["watch[0].copy_megabytes_per_second = -1", "no rate"]),
+        (GOOD + "copy_megabytes_per_second = nan\n", ["watch[0].copy_megabytes_per_second = nan"]),
+        (GOOD + "disk_megabytes_per_second = inf\n", ["watch[0].disk_megabytes_per_second = inf"]),
+        (GOOD + "yield_fraction = 0\n", ["watch[0].yield_fraction = 0", "0 to 1"]),
+        (GOOD + "yield_fraction = 1.1\n", ["watch[0].yield_fraction = 1.1"]),
+        (GOOD + "io_priority = 'lowest'\n", ["watch[0].io_priority", "lowest"]),
         (GOOD + "usable_projections = -1\n", ["watch[0].usable_projections"]),
         (GOOD + "end_line = '('\n", ["watch[0].end_line", "regular expression"]),
         (GOOD + "marker_files = ['{scan}.done']\n", ["watch[0].marker_files", "{scan}.done", "{name}"]),
@@ -70,6 +98,12 @@ def test_the_shipped_recipes_are_valid(tmp_path: Path) -> None:
             ["storage.reserve_gigabytes = nan"],
         ),
         (GOOD.replace("[[watch]]", "reserve_gigabytes = -1\n[[watch]]"), ["storage.reserve_gigabytes = -1"]),
+        (GOOD + "[space]\nstop_below_gigabytes = -1\n", ["space.stop_below_gigabytes = -1.0 is no amount"]),
+        (GOOD + "[space]\nsixteen_bit_below_gigabytes = inf\n", ["space.sixteen_bit_below_gigabytes = inf"]),
+        (
+            GOOD + "[space]\nsixteen_bit_below_gigabytes = 10\nstop_below_gigabytes = 20\n",
+            ["space.stop_below_gigabytes = 20 is more than", "sixteen_bit_below_gigabytes = 10"],
+        ),
         (GOOD + "[pool]\nthreads_per_worker = -1\n", ["pool.threads_per_worker = -1", "negative"]),
         (GOOD + "[catalog]\nembedded_port = 99999\n", ["catalog.embedded_port = 99999", "port"]),
         (GOOD + "[formats]\ntags_directory = 'tags'\n", ["formats.tags_directory", "absolute"]),
@@ -158,3 +192,8 @@ tags_directory = "/etc/srctd/tags"
 
 def test_defaults_of_a_root_are_those_of_the_rule(tmp_path: Path) -> None:
     assert load(write(tmp_path, GOOD)).watch[0].rule == Rule()
+
+
+def test_thresholds_of_space_are_bytes_and_0_is_never(tmp_path: Path) -> None:
+    text = GOOD + "[space]\nstop_below_gigabytes = 0.5\n"
+    assert load(write(tmp_path, text)).space.thresholds == Thresholds(stop=500_000_000)

@@ -1,6 +1,8 @@
 """The engine: every end becomes an event, a bug holds one scan, a failing journal ends everything."""
 
 import asyncio
+import errno
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -148,6 +150,21 @@ def test_a_step_that_takes_too_long_is_ended_and_tried_again() -> None:
         assert "did not end within 0.05 s" in engine.scans["s"].step(Step.CHECK).reason
 
     play(scenario, {Step.CHECK: hang}, timeout=0.05)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EROFS, errno.ETIMEDOUT, errno.ENOENT])
+def test_what_a_file_system_answers_is_no_bug(code: int) -> None:
+    async def answered(work: Work) -> Found:
+        raise OSError(code, os.strerror(code), "/shared/visitors")
+
+    async def scenario(engine: Engine, journal: MemoryJournal) -> None:
+        await engine.happen(enter())
+        await until(lambda: engine.scans["s"].step(Step.CHECK).status is Status.RETRYING)
+        state = engine.scans["s"].step(Step.CHECK)
+        assert state.reason.startswith(f"/shared/visitors cannot be used in check: {os.strerror(code)}")
+        assert state.cause == "StorageUnavailable"
+
+    play(scenario, {Step.CHECK: answered})
 
 
 def test_a_superseded_scan_stops_where_it_is() -> None:

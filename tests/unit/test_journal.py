@@ -97,6 +97,15 @@ def test_a_step_that_runs_again_is_no_longer_finished(journal):
     assert journal.load()[0].steps == {}
 
 
+def test_want_of_space_is_remembered_with_what_it_needs(journal):
+    scan = entered(journal)
+    lacking = {"reason": "full", "retry_at": None, "cause": "NoSpace", "needs_bytes": 3 * 10**12}
+    after(journal, scan, StepFailed(scan="s", step=Step.CHECK, **lacking))
+    (found,) = journal.load()
+    assert found.lacks_space is Step.CHECK
+    assert found.step(Step.CHECK).needs_bytes == 3 * 10**12
+
+
 def test_superseded_is_kept(journal):
     scan = entered(journal)
     after(journal, scan, Superseded(scan="s"))

@@ -88,13 +88,30 @@ def test_a_held_step_holds_what_needs_it_and_nothing_else() -> None:
 
 def test_release_from_a_step_redoes_it_and_all_that_follow() -> None:
     scan = done(entered(), Step.IDENTIFY, Step.CHECK, Step.SYNC, Step.SUBMIT, Step.PREVIEW, Step.RECONSTRUCT)
-    scan = done(scan, Step.REGISTER, Step.PUBLISH)
+    scan = done(scan, Step.REGISTER, Step.PUBLISH, Step.SEND, Step.SEND_RESULTS)
     assert scan.done
     scan, commands = advance(scan, Released(scan="s", again=Step.SUBMIT, overrides={"center": 3.0}))
     assert commands == [RunStep(scan="s", step=Step.SUBMIT)]
     assert scan.overrides == {"center": 3.0}
     assert scan.step(Step.REGISTER).status is Status.DONE
     assert scan.step(Step.PUBLISH).status is Status.WAITING
+    assert scan.step(Step.SEND).status is Status.DONE
+    assert scan.step(Step.SEND_RESULTS).status is Status.WAITING
+
+
+def test_nothing_waits_for_another_host() -> None:
+    assert dependents(Step.SEND) == {Step.SEND_RESULTS}
+    order = (Step.IDENTIFY, Step.CHECK, Step.SYNC, Step.SUBMIT, Step.PREVIEW, Step.RECONSTRUCT, Step.REGISTER)
+    scan = done(entered(), *order[:3])
+    scan, _ = advance(scan, StepFailed(scan="s", step=Step.SEND, reason="down", retry_at=5.0))
+    scan = done(scan, *order[3:], Step.PUBLISH)
+    assert scan.published
+    assert not scan.done
+    assert stages(scan, started=True)[Stage.DONE] is Box.CURRENT
+    assert scan.step(Step.SEND_RESULTS).status is Status.WAITING
+    scan, commands = advance(scan, RetryDue(scan="s", step=Step.SEND))
+    assert commands == [RunStep(scan="s", step=Step.SEND)]
+    assert done(scan, Step.SEND, Step.SEND_RESULTS).done
 
 
 def test_published_results_are_never_done_over() -> None:
@@ -164,8 +181,8 @@ def test_recovery_keeps_a_retry_waiting() -> None:
 
 
 def test_dependents_follow_the_table() -> None:
-    assert dependents(Step.PREVIEW) == {Step.RECONSTRUCT, Step.PUBLISH}
-    assert dependents(Step.PUBLISH) == frozenset()
+    assert dependents(Step.PREVIEW) == {Step.RECONSTRUCT, Step.PUBLISH, Step.SEND_RESULTS}
+    assert dependents(Step.SEND_RESULTS) == frozenset()
 
 
 def test_the_six_stages_follow_the_steps() -> None:
@@ -191,7 +208,7 @@ def test_the_six_stages_follow_the_steps() -> None:
 
     scan = done(scan, Step.PREVIEW, Step.RECONSTRUCT)
     assert current_stage(stages(scan, started=True)) is Stage.DONE
-    scan = done(scan, Step.REGISTER, Step.PUBLISH)
+    scan = done(scan, Step.REGISTER, Step.PUBLISH, Step.SEND, Step.SEND_RESULTS)
     assert set(stages(scan, started=True).values()) == {Box.DONE}
 
 
@@ -214,6 +231,7 @@ def test_boxes_of_an_incomplete_scan_are_yellow_where_it_was_found_and_where_it_
     assert (boxes[Stage.CHECK], boxes[Stage.SUBMIT]) == (Box.PARTIAL, Box.DONE)
     assert current_stage(boxes) is Stage.RUN
     scan = done(scan, Step.PREVIEW, Step.RECONSTRUCT, Step.REGISTER, Step.PUBLISH)
+    scan = done(scan, Step.SEND, Step.SEND_RESULTS)
     boxes = stages(scan, started=True)
     assert [stage for stage in Stage if boxes[stage] is Box.PARTIAL] == [Stage.CHECK, Stage.DONE]
     assert current_stage(boxes) is Stage.DONE

@@ -44,7 +44,9 @@ def source(tmp_path):
 
 @pytest.fixture
 def part(tmp_path):
-    return tmp_path / "shared" / "account" / ".scan.part"
+    account = tmp_path / "shared" / "account"
+    account.mkdir(parents=True)
+    return account / ".scan.part"
 
 
 class Telling:
@@ -63,6 +65,17 @@ def tree(folder: Path) -> list[str]:
 
 
 # --- copying ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_above_a_copy_is_never_made(source: Path, part: Path) -> None:
+    """A missing account folder is that of a file system that is not mounted."""
+    wanted = Manifest(folder=str(source), files=(a_file(source, "a", b"1"),))
+    part.parent.rmdir()
+    with pytest.raises(StorageUnavailable, match="account cannot be written: No such file"):
+        sync.copy(wanted, part)
+    with pytest.raises(StorageUnavailable, match="account cannot be written: No such file"):
+        sync.copy_settled(wanted, {"a": 1}, part)
+    assert not part.parent.exists()
 
 
 def test_a_copy_is_equal_and_proven(source, part):
@@ -158,10 +171,18 @@ def test_a_source_that_vanished_is_noticed(source, part):
 
 
 @pytest.mark.parametrize(
-    "name", ["/etc/passwd", "../a", "a/../../b", "./a", "a//b", "", "a/", "a\nb", "a\\b", "a\udcff", "a\x00"]
+    ("name", "what"),
+    [
+        *(
+            (name, "is no plain relative name")
+            for name in ("/etc/passwd", "../a", "a/../../b", "./a", "a//b")
+        ),
+        *((name, "is no plain relative name") for name in ("", "a/", "a\x00")),
+        ("a\udcff", "is not UTF-8"),
+    ],
 )
-def test_names_that_lead_astray_are_refused(source, part, name):
-    with pytest.raises(ScanUnreadable, match="is no plain relative name"):
+def test_names_that_lead_astray_are_refused(source, part, name, what):
+    with pytest.raises(ScanUnreadable, match=what):
         sync.copy(Manifest(folder=str(source), files=(FileEntry(path=name, size=1, mtime_ns=1),)), part)
     assert not part.exists()
 
@@ -231,13 +252,43 @@ def test_a_link_planted_in_the_target_is_not_written_through(source, part, tmp_p
 def test_files_on_shared_storage_are_proven_where_they_are(source, part):
     file = a_file(source, "raw/a.h5", b"frames")
     manifest = sync.digest_in_place(Manifest(folder=str(source), files=(file,)))
-    sync.write_manifest(part, manifest, None)
+    sync.link_input(part, str(source))
+    sync.write_manifest(part, manifest)
     assert (part / "manifest.xxh128").read_text() == (
-        f"{xxhash.xxh3_128_hexdigest(b'frames')}  {source}/raw/a.h5\n"
+        f"{xxhash.xxh3_128_hexdigest(b'frames')}  input/raw/a.h5\n"
     )
     assert tree(part) == ["manifest.json", "manifest.xxh128"]
     with pytest.raises(SourceChanged):
         sync.digest_in_place(Manifest(folder=str(source), files=(msgspec.structs.replace(file, size=5),)))
+
+
+def test_nothing_is_written_or_removed_through_the_link_to_files_left_in_place(source, part):
+    file = a_file(source, "raw/a.h5", b"frames")
+    a_file(source, ".old.part", b"a name that is swept in task folders")
+    wanted = Manifest(folder=str(source), files=(file,))
+    before = tree(source)
+    final = part.with_name("scan")
+
+    def link():
+        sync.link_input(part, str(source))
+        sync.write_manifest(part, sync.digest_in_place(wanted))
+
+    link()
+    link()
+    sync.publish(part, final)
+    assert (final / "input/raw/a.h5").read_bytes() == b"frames"
+    assert sync.published(final) == sync.digest_in_place(wanted)
+    sync.sweep(final)
+    link()
+    sync.publish(part, final)
+    sync.replace_folder(final, part.with_name("other"))
+    sync.remove_folder(part.with_name("other"))
+    link()
+    other = source.with_name("another")
+    sync.copy(Manifest(folder=str(other), files=(a_file(other, "b", b"b"),)), part)
+    assert not (part / "input").is_symlink()
+    assert tree(source) == before
+    assert tree(part) == ["input/b", "manifest.json", "manifest.xxh128"]
 
 
 def test_inside_looks_through_links(tmp_path):

@@ -30,10 +30,18 @@ def arriving(probe: Probe | None, quiet: float = 12.0) -> Any:
         root="/d",
         first_seen_at=time.time() - 200,
         verdict=judge(probe, quiet, Rule()) if probe else None,
+        probed=probe,
         files=153,
         bytes=12_300_000,
         quiet_seconds=quiet,
     )
+
+
+def test_why_a_scan_on_a_disk_that_fails_waits() -> None:
+    away = Probe(readable=False, problem="a.nxs cannot be reached now: Input/output error", unreachable=True)
+    sentences = view.why_arriving(arriving(away))
+    assert "cannot be reached now: Input/output error" in sentences[1]
+    assert "till then no verdict is final" in sentences[-1]
 
 
 def finished(probe: Probe, quiet: float = 400.0, **changes: object) -> Scan:

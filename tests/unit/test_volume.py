@@ -171,7 +171,7 @@ def test_a_volume_that_cannot_fit_is_refused_before_anything_is_written(tmp_path
 
 def test_a_volume_of_other_parameters_is_not_written_over(tmp_path):
     ensure(tmp_path, make_spec())
-    with pytest.raises(HoldError, match=r"holds \(10, 6, 6\), not the \(4, 6, 6\)"):
+    with pytest.raises(HoldError, match=r"holds \(10, 6, 6\) float32, not the \(4, 6, 6\) float32"):
         ensure(tmp_path, make_spec(end_row=4))
 
 
@@ -184,7 +184,7 @@ def test_pages_and_the_odd_rest_after_them_make_the_same_bytes(tmp_path):
     spec = make_spec(make_header(n_rows=9, n_columns=48))  # 2.25 pages a slice
     volume = ensure(tmp_path, spec)
     assert volume.offset % 4096 == 0
-    rows = page_aligned((9, 48, 48))
+    rows = page_aligned((9, 48, 48), np.float32)
     rows[:] = slices(9, spec)
     with ShardWriter(volume, 0, 9) as writer:
         writer.write(rows[:4])  # whole pages, from whole pages

@@ -8,7 +8,16 @@ earlier attempt finished is read back from the copy and compared with the digest
 is it kept, so what is published was proven, not remembered.
 """
 
-from srctd.adapters.sync.commit import CHECKSUMS, INPUT, MANIFEST, publish, published, write_manifest
+from srctd.adapters.sync.commit import (
+    CHECKSUMS,
+    INPUT,
+    MANIFEST,
+    link_input,
+    publish,
+    published,
+    write_checksums,
+    write_manifest,
+)
 from srctd.adapters.sync.copying import bytes_left, copy, copy_settled, digest_in_place
 from srctd.adapters.sync.folders import make_folder, remove_folder, replace_folder, sweep, write_atomic
 from srctd.adapters.sync.notes import PROGRESS
@@ -35,6 +44,7 @@ __all__ = [
     "digest_in_place",
     "inside",
     "keep",
+    "link_input",
     "make_folder",
     "publish",
     "published",
@@ -43,5 +53,6 @@ __all__ = [
     "storage_error",
     "sweep",
     "write_atomic",
+    "write_checksums",
     "write_manifest",
 ]

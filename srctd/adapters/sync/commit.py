@@ -1,31 +1,54 @@
 """The commit record of a copy, and the one rename that makes the copy appear."""
 
 import errno
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 from srctd.adapters.sync.folders import make_folder, remove_folder, sweep, sync_folder, write_atomic
+from srctd.adapters.sync.naming import leads_astray
 from srctd.adapters.sync.options import Give, keep
 from srctd.adapters.sync.trouble import storage_error, writing
 from srctd.core.errors import DigestMismatch
-from srctd.core.scan import Manifest
+from srctd.core.scan import FileEntry, Manifest
 
 INPUT = "input"
 MANIFEST = "manifest.json"
 CHECKSUMS = "manifest.xxh128"
 
 
-def write_manifest(part: Path, manifest: Manifest, prefix: str | None, give: Give = keep) -> None:
-    """Write `manifest.xxh128`, which `xxh128sum -c` checks, and then `manifest.json`.
+def make_input(part: Path) -> Path:
+    """The folder of a copy, made if it is not there; never one that a link leads to."""
+    folder = part / INPUT
+    with writing(folder):
+        if folder.is_symlink():
+            folder.unlink()
+    make_folder(folder, top=part.parent)
+    return folder
 
-    `prefix` leads from `part` to the files (`input/`); None: they are named by their absolute paths.
-    """
-    before = f"{manifest.folder}/" if prefix is None else prefix
-    lines = "".join(f"{file.digest}  {before}{file.copied_as}\n" for file in manifest.files)
-    make_folder(part)
-    write_atomic(part / CHECKSUMS, lines.encode(), give)
+
+def link_input(part: Path, target: str) -> None:
+    """Let `part/input` lead to where files are that are not copied. Nothing is ever written through it."""
+    remove_folder(part)
+    make_folder(part, top=part.parent)
+    with writing(part / INPUT):
+        (part / INPUT).symlink_to(target, target_is_directory=True)
+
+
+def write_manifest(part: Path, manifest: Manifest, give: Give = keep) -> None:
+    """Write `manifest.xxh128`, which `xxh128sum -c` checks in the folder, and then `manifest.json`."""
+    write_checksums(
+        part / CHECKSUMS,
+        [msgspec.structs.replace(file, path=f"{INPUT}/{file.copied_as}") for file in manifest.files],
+        give,
+    )
     write_atomic(part / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2), give)
+
+
+def write_checksums(path: Path, files: Iterable[FileEntry], give: Give = keep) -> None:
+    """Write a list that `xxh128sum -c` checks, of files by their names in the list's folder."""
+    write_atomic(path, "".join(f"{file.digest}  {file.path}\n" for file in files).encode(), give)
 
 
 def publish(part: Path, final: Path) -> None:
@@ -51,15 +74,25 @@ def publish(part: Path, final: Path) -> None:
 
 
 def published(final: Path) -> Manifest | None:
-    """The manifest of a folder that appeared before; None if it did not."""
+    """The manifest of a folder that appeared before; None if it did not.
+
+    Raises `DigestMismatch` for what is no manifest: the file is its owner's, who may have edited it.
+    """
     try:
-        return msgspec.json.decode((final / MANIFEST).read_bytes(), type=Manifest)
+        found = msgspec.json.decode((final / MANIFEST).read_bytes(), type=Manifest)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except msgspec.DecodeError as exc:
         raise DigestMismatch(f"{final / MANIFEST}: no manifest: {exc}", hint="move the folder away") from exc
     except OSError as exc:
         raise storage_error(exc, f"{final / MANIFEST} cannot be read") from exc
+    opened = [found.opened] if found.opened else []
+    for name in (*opened, *(name for file in found.files for name in (file.path, file.copied_as))):
+        if leads_astray(name):
+            raise DigestMismatch(
+                f"{final / MANIFEST}: {name!r} is no name in a copy", hint="move the folder away"
+            )
+    return found
 
 
 def _same_manifest(part: Path, final: Path) -> bool:

@@ -3,20 +3,20 @@
 import errno
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import xxhash
 
-from srctd.adapters.sync.commit import INPUT, write_manifest
+from srctd.adapters.sync.commit import make_input, write_manifest
 from srctd.adapters.sync.folders import created, make_folder, sync_folder, write_all
+from srctd.adapters.sync.naming import check_names, named
 from srctd.adapters.sync.notes import PROGRESS, read_progress
 from srctd.adapters.sync.options import PLAIN, CopyOptions, Give
-from srctd.adapters.sync.source import blocks, check_names, check_unchanged, digest_file, opened
+from srctd.adapters.sync.source import blocks, check_unchanged, digest_file, opened
 from srctd.adapters.sync.trouble import writing
 from srctd.core.errors import NoSpace
-from srctd.core.names import StoredNames
 from srctd.core.scan import FileEntry, Manifest
 
 
@@ -30,16 +30,16 @@ def copy_settled(
     that does.
     """
     closed = [file for file in seen.files if settled.get(file.path) == file.size]
-    folder = part / INPUT
-    make_folder(folder)
+    check_names(seen.folder, closed, kept=not options.portable_names)
+    folder = make_input(part)
     earlier = read_progress(part)
-    closed = _named(seen.folder, closed, earlier, options)
+    closed = named(closed, earlier, portable=options.portable_names)
     with writing(part), (part / PROGRESS).open("ab") as notes:
         notes.write(b"\n")
         for file in closed:
             noted = earlier.get(file.path)
             if noted is None or not _same(noted, file):
-                entry = _copied(seen.folder, file, folder / file.copied_as, options)
+                entry = _copied(seen.folder, file, folder, options)
                 notes.write(msgspec.json.encode(entry) + b"\n")
                 notes.flush()
 
@@ -60,24 +60,25 @@ def copy(wanted: Manifest, part: Path, options: CopyOptions = PLAIN) -> Manifest
     Raises `SourceChanged`, `ScanUnreadable` (a name or file that must not be copied), `NoSpace` (then `part` is
     removed), `NotPermitted`, `StorageUnavailable`.
     """
-    folder, source = part / INPUT, wanted.folder
+    source = wanted.folder
+    check_names(source, wanted.files, kept=not options.portable_names)
     try:
-        make_folder(folder)
+        folder = make_input(part)
         earlier = read_progress(part)
-        files = _named(source, wanted.files, earlier, options)
+        files = named(wanted.files, earlier, portable=options.portable_names)
         with writing(part), (part / PROGRESS).open("ab") as notes:
             notes.write(b"\n")  # ends a line that was cut short
             proven = []
             for file in files:
                 entry = _kept(source, file, earlier.get(file.path), folder, options)
                 if entry is None:
-                    entry = _copied(source, file, folder / file.copied_as, options)
+                    entry = _copied(source, file, folder, options)
                     notes.write(msgspec.json.encode(entry) + b"\n")
                     notes.flush()
                 proven.append(entry)
         _settle(folder, frozenset(file.copied_as for file in files), options.give)
         manifest = msgspec.structs.replace(wanted, files=tuple(proven))
-        write_manifest(part, manifest, f"{INPUT}/", options.give)
+        write_manifest(part, manifest, options.give)
     except NoSpace:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -103,17 +104,6 @@ def digest_in_place(wanted: Manifest, options: CopyOptions = PLAIN) -> Manifest:
     return msgspec.structs.replace(wanted, files=tuple(proven))
 
 
-def _named(
-    folder: str, files: Sequence[FileEntry], earlier: Mapping[str, FileEntry], options: CopyOptions
-) -> list[FileEntry]:
-    """The files with their names in the copy; those that were copied before keep theirs."""
-    check_names(folder, files, kept=not options.portable_names)
-    before = {path: entry.copied_as for path, entry in earlier.items()}
-    names = StoredNames(before, portable=options.portable_names)
-    stored = ((file, names.of(file.path)) for file in files)
-    return [msgspec.structs.replace(file, stored=name if name != file.path else "") for file, name in stored]
-
-
 def _same(noted: FileEntry, file: FileEntry) -> bool:
     return (noted.size, noted.mtime_ns, noted.stored) == (file.size, file.mtime_ns, file.stored)
 
@@ -133,9 +123,9 @@ def _kept(
     return noted
 
 
-def _copied(source: str, file: FileEntry, target: Path, options: CopyOptions) -> FileEntry:
-    path = f"{source}/{file.path}"
-    make_folder(target.parent)
+def _copied(source: str, file: FileEntry, folder: Path, options: CopyOptions) -> FileEntry:
+    path, target = f"{source}/{file.path}", folder / file.copied_as
+    make_folder(target.parent, top=folder)
     digest = xxhash.xxh3_128()
     with opened(source, file.path) as original, writing(target), created(target, os.O_TRUNC) as copied:
         check_unchanged(original, path, file)

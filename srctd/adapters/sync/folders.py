@@ -37,12 +37,18 @@ def write_atomic(path: Path, data: bytes, give: Give = keep) -> None:
         sync_folder(path.parent)
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder and the parents it lacks, durably."""
+def make_folder(path: Path, top: Path | None = None) -> None:
+    """Make a folder and the parents it lacks, durably.
+
+    `top` and what is above it must be there: where it is missing, its file system is, and what were made in its
+    place would be hidden once that is back.
+    """
     with writing(path):
         if path.is_dir():
             return
-        make_folder(path.parent)
+        if path == top:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        make_folder(path.parent, top)
         path.mkdir(exist_ok=True)
         sync_folder(path.parent)
 

@@ -1,9 +1,8 @@
 """Reading a scan's files: never through a link, never waiting for what is no file."""
 
 import os
-import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -13,33 +12,11 @@ from srctd.adapters.sync.trouble import reading
 from srctd.core.errors import ScanUnreadable, SourceChanged
 from srctd.core.scan import BLOCK_BYTES, FileEntry
 
-_NO_TEXT = re.compile("[\ud800-\udfff]")
-_NO_LINE = re.compile("[\x00-\x1f\x7f]")
-"""What a list of digests, one file a line, cannot name."""
-
 
 def inside(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> bool:
     """Whether a path, links resolved, is `root` or lies below it."""
     top = os.path.realpath(root)
     return os.path.commonpath([os.path.realpath(path), top]) == top
-
-
-def check_names(folder: str, files: Sequence[FileEntry], *, kept: bool) -> None:
-    """Raise `ScanUnreadable` unless all names are text and lie below the folder, none twice.
-
-    `kept`: they stay as they are, so that they must fit into a list of digests as well.
-    """
-    names = [file.path for file in files]
-    hint = "rename the file on the detector's side"
-    for name in names:
-        if any(word in ("", ".", "..") for word in name.split("/")):
-            raise ScanUnreadable(f"{folder}: {name!r} is no plain relative name", hint=hint)
-        if _NO_TEXT.search(name):
-            raise ScanUnreadable(f"{folder}: the name {name!r} is not UTF-8", hint=hint)
-        if kept and _NO_LINE.search(name):
-            raise ScanUnreadable(f"{folder}: the name {name!r} holds control characters", hint=hint)
-    if len(set(names)) < len(names):
-        raise ScanUnreadable(f"{folder}: a file is listed twice")
 
 
 @contextmanager

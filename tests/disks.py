@@ -1,0 +1,59 @@
+"""Disks of a test's own: small file systems in a file, and folders that appear at a place and go away."""
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import needs
+
+
+@contextlib.contextmanager
+def disk(folder: Path, megabytes: int, name: str = "disk") -> Iterator[Path]:
+    """An ext4 file system of so many MiB, mounted at `folder/name`; gone afterwards."""
+    needs.root()
+    needs.program("mkfs.ext4")
+    image, mount = folder / f"{name}.img", folder / name
+    mount.mkdir(parents=True)
+    with image.open("wb") as file:
+        file.truncate(megabytes << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", image], check=True)
+    _mount("-o", "loop", str(image), str(mount))
+    try:
+        yield mount
+    finally:
+        unplug(mount)
+
+
+def remount(mount: Path, how: str) -> None:
+    """`ro` or `rw`."""
+    subprocess.run(["mount", "-o", f"remount,{how}", mount], check=True)
+
+
+def plug(store: Path, place: Path) -> None:
+    """Let a folder appear at a place, as a disk that is mounted."""
+    needs.root()
+    _mount("--bind", str(store), str(place))
+
+
+def unplug(place: Path) -> None:
+    """The disk is gone at once, whoever uses it."""
+    while os.path.ismount(place) or str(place) in Path("/proc/self/mounts").read_text().split():
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+@contextlib.contextmanager
+def plugged(store: Path, place: Path) -> Iterator[None]:
+    """A folder at a place; may be unplugged and plugged in meanwhile."""
+    plug(store, place)
+    try:
+        yield
+    finally:
+        unplug(place)
+
+
+def _mount(*arguments: str) -> None:
+    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        needs.missing(f"no mount: {done.stderr.strip()}")
