@@ -141,6 +141,8 @@ class Watch:
                 return ""  # the listing says it
             except OSError as exc:
                 return f"{root.path}: {exc.strerror}; changes are noticed by listing only"
+            except RecursionError:  # watchdog calls itself once for every level
+                return f"{root.path}: folders are nested too deeply; changes are noticed by listing only"
         return ""
 
     def _listen(self, observer: BaseObserver, root: Root) -> None:
