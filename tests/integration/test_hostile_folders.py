@@ -28,6 +28,8 @@ from srctd.sim.writer import SimulationSpec, simulate
 SMALL = SimulationSpec(rows=8, columns=48, angles=40, flats=3, darks=3)
 FRAMES = "/entry/instrument/detector/data"
 LEVELS = 100_000
+LONGEST = "n" * 251 + ".nxs"
+"""As long as a name may be."""
 
 
 class Openings(FileSystemEventHandler):
@@ -148,7 +150,8 @@ def test_a_hostile_folder_harms_nobody(tmp_path: Path, deep: Path) -> None:
         for trap in traps.iterdir():
             shutil.copyfile(trap, site.detector / trap.name)
         simulate(SMALL, str(site.detector / "good.nxs"))
-        site.ends("good.nxs")
+        (site.detector / "good.nxs").rename(site.detector / LONGEST)
+        site.ends(LONGEST)
         site.ends("odd.nxs")
         stack = site.ends("stack")
         for name in ("outside.nxs", "pipe.nxs", "climbs.nxs", "stored.nxs"):
