@@ -186,7 +186,7 @@ class OwnershipSection(Section, frozen=True, kw_only=True):
     group: str = ""
     """Empty: the daemon's own."""
     file_mode: str = "0640"
-    folder_mode: str = "2750"
+    folder_mode: str = "0750"
     default_acl: tuple[str, ...] = ()
     """Entries that folders get, and hand on to what is made in them: `group:beamline-staff:r-x`."""
 

@@ -84,7 +84,7 @@ def test_a_folder_appears_whole_and_equal_whatever_its_names(host: Host, tmp_pat
     assert sent == sum(map(len, ODD.values()))
     assert os.listdir(host.folder / "visitors") == [Path(parcel.source).name]
     modes = {oct(path.stat().st_mode)[-4:] for path in (host.folder / "visitors").rglob("*")}
-    assert modes == {"2750", "0640"}
+    assert modes == {"0750", "0640"}
     assert deliver(host, parcel) == 0, "all of it is there"
     assert os.listdir(host.folder / "visitors") == [Path(parcel.source).name]
 
