@@ -14,6 +14,8 @@ import needs
 import pytest
 from site_under_test import Site, running
 
+from srctd.adapters.ownership import Belonging
+from srctd.core.errors import NotPermitted
 from srctd.sim.writer import SimulationSpec, simulate
 
 SMALL = SimulationSpec(rows=8, columns=48, angles=40, flats=3, darks=3)
@@ -22,6 +24,7 @@ OWNERSHIP = """
 [ownership]
 user = "{owner}"
 group = "{owner_group}"
+folder_mode = "2750"
 default_acl = ["group:STAFF:r-x", "user:BACKUP:rwx"]
 """
 
@@ -187,3 +190,42 @@ def test_a_daemon_without_the_right_says_so_at_once(
         said = [line for line in (done.stdout + done.stderr).splitlines() if words[0] in line]
         assert len(said) == 1
         assert all(word in said[0] for word in words)
+
+
+@pytest.fixture
+def forgetful(place: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder on a file system that says yes to everything and keeps nothing of it."""
+    needs.root()
+    mount = place / "mount"
+    for folder in (place / "backing", mount):
+        folder.mkdir()
+    command = [needs.program("bindfs"), request.param, str(place / "backing"), str(mount)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        needs.missing(f"no FUSE mount: {done.stderr.strip()}")
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", "-l", mount], check=True)
+
+
+@pytest.mark.parametrize(
+    ("forgetful", "words"),
+    [
+        ("--chmod-ignore", "has mode 0666 after 0640 was set"),
+        ("--chown-ignore", "after it was handed over to user 65534"),
+        ("--chown-deny", "cannot be handed over to user 65534"),
+    ],
+    indirect=["forgetful"],
+)
+def test_what_a_file_system_does_not_keep_is_noticed(forgetful: Path, words: str) -> None:
+    path = forgetful / "file"
+    path.touch()
+    path.chmod(0o640)
+    (forgetful.parent / "backing/file").chmod(0o666 if "mode" in words else 0o640)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with pytest.raises(NotPermitted, match=words):
+            Belonging(user=65534, group=65534, file_mode=0o640, folder_mode=0o750).give(descriptor)
+    finally:
+        os.close(descriptor)
