@@ -13,9 +13,10 @@ from scan_files import COLUMNS, KEYS, ROWS, frame_values, write_nxtomo
 
 from srctd.adapters import sync
 from srctd.adapters.listing import Listing
-from srctd.core.errors import DigestMismatch, ScanUnreadable
+from srctd.core.errors import DigestMismatch, ScanUnreadable, StorageUnavailable
 from srctd.core.scan import FileEntry, Manifest
 from srctd.formats import open_scan, probe
+from srctd.formats.content import content_digest
 from srctd.formats.protocol import ReadOptions
 from srctd.formats.reader import index_scan
 from srctd.indexing import original_names, require_links_hold
@@ -276,3 +277,10 @@ def test_links_to_a_file_with_another_name_are_refused():
     require_links_hold(manifest, ["/raw/d2.h5", "/elsewhere/d:1.h5"])
     with pytest.raises(ScanUnreadable, match=r"links to /raw/d:1\.h5, which gets another name"):
         require_links_hold(manifest, ["/raw/d2.h5", "/raw/d:1.h5"])
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.h5")
+    with pytest.raises(StorageUnavailable):
+        content_digest([("a.h5", str(tmp_path / "a.h5"), 10)], "")
