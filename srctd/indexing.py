@@ -17,6 +17,7 @@ from srctd.core.scan import Manifest
 from srctd.formats.protocol import ReadOptions
 from srctd.results import Synced
 from srctd.services import Work
+from srctd.taskfolder import stored
 
 
 async def index_copy(work: Work, synced: Synced) -> FrameIndex:
@@ -31,7 +32,7 @@ async def index_copy(work: Work, synced: Synced) -> FrameIndex:
     options = msgspec.structs.replace(options, linked_below=(*options.linked_below, str(holder / sync.INPUT)))
     if copy is None or not any(file.stored for file in copy.files):
         return await asyncio.to_thread(_index, work, synced.input, options)
-    return await asyncio.to_thread(_index_by_links, work, copy, holder / sync.INPUT, options)
+    return await stored(_index_by_links, work, copy, holder / sync.INPUT, options)
 
 
 def _index(work: Work, opened: str, options: ReadOptions) -> FrameIndex:
