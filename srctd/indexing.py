@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,24 +31,22 @@ async def index_copy(work: Work, synced: Synced) -> FrameIndex:
     options = work.services.config.read_options(work.scan.root)
     options = msgspec.structs.replace(options, linked_below=(*options.linked_below, str(holder / sync.INPUT)))
     if copy is None or not any(file.stored for file in copy.files):
-        return await asyncio.to_thread(_index, work, synced.input, options)
+        return await stored(_index, work, synced.input, options, {})
     return await stored(_index_by_links, work, copy, holder / sync.INPUT, options)
-
-
-def _index(work: Work, opened: str, options: ReadOptions) -> FrameIndex:
-    found = work.services.reader.index(opened, options, incomplete=work.scan.partial, member=work.scan.member)
-    return rebased(found, _folder_of(opened), str(work.task_folder))
 
 
 def _index_by_links(work: Work, copy: Manifest, lies: Path, options: ReadOptions) -> FrameIndex:
     with original_names(copy, lies) as shown:
         opened = msgspec.structs.replace(copy, folder=str(shown)).main
         options = msgspec.structs.replace(options, links_into=str(lies))
-        found = work.services.reader.index(
-            opened, options, incomplete=work.scan.partial, member=work.scan.member
-        )
         copies = {f"{shown}/{file.path}": f"{lies}/{file.copied_as}" for file in copy.files}
-        return rebased(found, _folder_of(opened), str(work.task_folder), copies)
+        return _index(work, opened, options, copies)
+
+
+def _index(work: Work, opened: str, options: ReadOptions, copies: Mapping[str, str]) -> FrameIndex:
+    found = work.services.reader.index(opened, options, incomplete=work.scan.partial, member=work.scan.member)
+    base = opened if os.path.isdir(opened) else os.path.dirname(opened)
+    return rebased(found, base, str(work.task_folder), copies)
 
 
 @contextmanager
@@ -80,7 +78,3 @@ def require_links_hold(manifest: Manifest, references: Iterable[str]) -> None:
                 "can hold this one: the link would lead nowhere",
                 hint="set storage.portable_names = false, start the daemon again, then release the scan",
             )
-
-
-def _folder_of(opened: str) -> str:
-    return opened if os.path.isdir(opened) else os.path.dirname(opened)

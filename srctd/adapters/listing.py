@@ -118,7 +118,7 @@ class Listing:
         """Paths of groups that are still to be judged; the caller keeps it."""
         self._root = root
         self._top = os.path.realpath(root.path)
-        self._limit = os.path.realpath(limit) if limit else self._top
+        self._limit = os.path.realpath(limit) if limit else ""
         self._stopping = stopping or threading.Event()
         self._wanted = wanted_names(root.patterns)
         self._folders: dict[str, _Folder] = {}
@@ -135,6 +135,8 @@ class Listing:
         sweep = now >= self._sweep_due
         if sweep:
             self._sweep_due = now + self._root.listing_seconds
+        if self._top not in self._folders:  # where its path leads may have changed while it was away
+            self._top = os.path.realpath(self._root.path)
         changed: set[str] = set()
         for path in [self._top] if self._top not in self._folders else list(self._folders):
             folder = self._folders.get(path)
@@ -223,7 +225,7 @@ class Listing:
             return -2  # its listing says why
 
     def _owner(self, folder: str) -> str:
-        return scan_folder(folder, self._limit)
+        return scan_folder(folder, self._limit or self._top)
 
     def _forget_names(self, now: float) -> None:
         """Names and times of folders at rest are not kept: years of scans may lie below a root."""
@@ -315,7 +317,7 @@ class Listing:
         if not names:
             self._owned.pop(owner, None)
             return
-        groups, problem = group(owner, names, self._wanted.match, self._limit)
+        groups, problem = group(owner, names, self._wanted.match, self._limit or self._top)
         if problem:
             self._wrong[f"{owner}/"] = (problem,)
         self._in[owner] = tuple(groups)
