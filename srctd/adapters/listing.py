@@ -136,6 +136,7 @@ class Listing:
         if sweep:
             self._sweep_due = now + self._root.listing_seconds
         if self._top not in self._folders:  # where its path leads may have changed while it was away
+            self._wrong.pop(self._top, None)
             self._top = os.path.realpath(self._root.path)
         changed: set[str] = set()
         for path in [self._top] if self._top not in self._folders else list(self._folders):
