@@ -74,6 +74,8 @@ class WatchSection(Section, frozen=True, kw_only=True):
     """Files that say that the acquisition ended."""
     end_line: str = ""
     """Regular expression of the log's last line."""
+    linked_folders: tuple[str, ...] = ()
+    """Further folders in which files may lie that an HDF5 file below this root links to; they are read only."""
     usable_projections: int = Usable().projections
     """Fewest projections of an incomplete scan that is taken; 0: none is."""
     usable_hole_deg: float = Usable().hole_deg
@@ -110,6 +112,7 @@ class WatchSection(Section, frozen=True, kw_only=True):
             must_have=self.must_have,
             marker_files=self.marker_files,
             end_line=self.end_line,
+            linked_below=(self.path, *self.linked_folders),
         )
 
 
@@ -330,7 +333,9 @@ class Config(Section, frozen=True, kw_only=True):
     def read_options(self, root: str) -> "ReadOptions":
         """How files below a watched root are read; of a scan from elsewhere, by what the site says of all."""
         watched = next((section for section in self.watch if section.path == root), None)
-        return watched.read_options(self.formats) if watched else self.formats.read_options
+        if watched is not None:
+            return watched.read_options(self.formats)
+        return msgspec.structs.replace(self.formats.read_options, linked_below=())
 
     def copy_megabytes_per_second(self, root: str) -> float:
         """The limit of copies from a watched root, 1e6 bytes per second; 0, also for scans from elsewhere: none."""
@@ -414,6 +419,11 @@ def _check_values(path: str, config: Config) -> None:
         ("storage.shared", config.storage.shared),
         ("daemon.state_directory", config.daemon.state_directory),
         *((f"watch[{i}].path", root.path) for i, root in enumerate(config.watch)),
+        *(
+            (f"watch[{i}].linked_folders", name)
+            for i, root in enumerate(config.watch)
+            for name in root.linked_folders
+        ),
     ]
     optional = {
         "tags_directory": config.formats.tags_directory,

@@ -115,7 +115,13 @@ class Daemon:
         ownership = Ownership(config.ownership)
         log.info("daemon.ownership", sentence=ownership.check(config.storage.shared))
         room = Room(config, storage, lambda: self.engine.scans.values())
-        copies = Copies(config.daemon.copies_at_once, storage, reserve, ownership)
+        copies = Copies(
+            config.daemon.copies_at_once,
+            storage,
+            reserve,
+            ownership,
+            portable_names=config.storage.portable_names,
+        )
         # A mistake in a table is named now, not at the first scan that needs it.
         load_tables(config.formats.tags_directory)
         load_layouts(config.formats.layouts_directory)

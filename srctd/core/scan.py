@@ -72,6 +72,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """Bytes of all files together."""
         return sum(file.size for file in self.files)
 
+    def copied_to(self, folder: str) -> "Manifest":
+        """The copy of these files below a folder, by the names that they have there."""
+        names = {file.path: file.copied_as for file in self.files}
+        files = (msgspec.structs.replace(file, path=file.copied_as, stored="") for file in self.files)
+        opened = names.get(self.opened, self.opened)
+        return msgspec.structs.replace(self, folder=folder, files=tuple(files), opened=opened)
+
     def same_files(self, other: "Manifest") -> bool:
         """Whether both list the same names, sizes and times (digests are not looked at)."""
 

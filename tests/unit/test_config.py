@@ -142,6 +142,15 @@ def test_the_parts_of_a_further_host(target: str, login: str, folder: str, tmp_p
         (GOOD + "[[accounts]]\npattern = '(?P<a>.)'\naccount = '{a.b}'\n", ["accounts[0].account", "a.b"]),
         (GOOD + "[control]\nendpoint = 'ipc:///x'\nfeed_endpoint = 'ipc:///x'\n", ["ipc:///x", "twice"]),
         (GOOD + "[daemon]\nstep_timeout_seconds = { sync = nan }\n", ["step_timeout_seconds.sync", "nan"]),
+        (GOOD + "linked_folders = ['frames']\n", ["watch[0].linked_folders", "frames", "absolute"]),
+        (GOOD.replace("[[watch]]", "portable_names = 'no'\n[[watch]]"), ["storage.portable_names", "bool"]),
+        (GOOD + "[ownership]\nfile_mode = '0666'\n", ["ownership", "'0666'", "world-writable"]),
+        (GOOD + "[ownership]\nfolder_mode = '1750'\n", ["ownership", "'1750'", "sticky"]),
+        (GOOD + "[ownership]\nfile_mode = '0440'\n", ["ownership", "'0440'", "shuts out the owner"]),
+        (GOOD + "[ownership]\nfolder_mode = 'rwx'\n", ["ownership", "'rwx'", "octal"]),
+        (GOOD + "[ownership]\ngroup = '{grp}'\n", ["ownership", "'grp'", "owner_group"]),
+        (GOOD + "[ownership]\nuser = '{owner}'\n", ["ownership", "'{owner}'", "name the group"]),
+        (GOOD + "[ownership]\ndefault_acl = ['other::rwx']\n", ["ownership", "'other::rwx'", "no entry"]),
     ],
 )
 def test_a_mistake_is_one_sentence_with_its_place(tmp_path: Path, text: str, words: list[str]) -> None:
