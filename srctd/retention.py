@@ -73,7 +73,9 @@ class Retention:
         self._intake = intake
         self._departures = departures
         self._last_finished = last_finished
-        self._roots = {os.path.realpath(root.path): root.path for root in services.config.watch}
+        self._roots: dict[
+            str, str
+        ] = {}  # where watched roots were found, links resolved: what they are called
         self._asked: dict[str, asyncio.Future[removal.DiskUsage]] = {}
         self._removing: set[str] = set()  # first roots of disks on their way to the low-water mark
         self._troubles: dict[str, str] = {}  # scan -> why the last attempt came to nothing
@@ -162,14 +164,16 @@ class Retention:
         """The watched roots by the disk they lie on; and one sentence for each that cannot be looked at."""
         disks: dict[int, list[str]] = {}
         problems = []
-        asked = await asyncio.gather(*map(self._usage, self._roots), return_exceptions=True)
-        for root, usage in zip(self._roots, asked, strict=True):
+        watched = [root.path for root in self._services.config.watch]
+        asked = await asyncio.gather(*map(self._usage, watched), return_exceptions=True)
+        for path, usage in zip(watched, asked, strict=True):
             if isinstance(usage, _FOR_NOW):
                 problems.append(usage.sentence)
             elif isinstance(usage, BaseException):
                 raise usage
             else:
-                disks.setdefault(usage.device, []).append(root)
+                self._roots[usage.folder] = path
+                disks.setdefault(usage.device, []).append(usage.folder)
         return list(disks.values()), problems
 
     async def _usage(self, root: str) -> removal.DiskUsage:

@@ -31,6 +31,8 @@ _STAYS = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, *_NOT_THERE})
 class DiskUsage(NamedTuple):
     """How full the disk below a folder is."""
 
+    folder: str
+    """The folder itself, links resolved."""
     device: int
     """The same for all folders on one disk."""
     size: int
@@ -51,10 +53,11 @@ class Removed(NamedTuple):
 
 def disk_usage(folder: str) -> DiskUsage:
     """How full a disk is; raises `StorageUnavailable`."""
+    real = os.path.realpath(folder)
     with _storage(folder, "cannot be looked at"):
-        device, disk = os.stat(folder).st_dev, os.statvfs(folder)
+        device, disk = os.stat(real).st_dev, os.statvfs(real)
     used = disk.f_blocks - disk.f_bfree
-    return DiskUsage(device, (used + disk.f_bavail) * disk.f_frsize, used * disk.f_frsize)
+    return DiskUsage(real, device, (used + disk.f_bavail) * disk.f_frsize, used * disk.f_frsize)
 
 
 def writable(folder: str) -> bool:

@@ -41,7 +41,7 @@ class World:
     def __init__(self, folder: Path, **section: Any) -> None:
         self.detector, self.shared = folder / "detector", folder / "shared"
         for path in (self.detector, self.shared):
-            path.mkdir()
+            path.mkdir(exist_ok=True)
         self.config = Config(
             storage=StorageSection(shared=str(self.shared)),
             watch=(WatchSection(path=str(self.detector)),),
@@ -329,3 +329,18 @@ def test_a_disk_that_cannot_be_asked_is_a_problem_and_no_end(tmp_path: Path):
     assert outlooks == []
     assert problems[0].startswith(f"{world.detector} cannot be looked at: No such file")
     assert problems[0] in world.retention.problems
+
+
+def test_a_root_that_appears_behind_a_link_is_found(tmp_path: Path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "detector").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk").mkdir()
+    world = World(tmp_path / "site")
+    (tmp_path / "disk").rmdir()  # the daemon starts before the disk is there
+    asyncio.run(world.retention._check())
+    assert "cannot be looked at" in world.problems
+    (tmp_path / "disk").mkdir()
+    world.detector = tmp_path / "disk"
+    world.after(world.scan("stack", STACK))
+    world.close()
+    assert (world.left(), world.problems) == ([], "")
