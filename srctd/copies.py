@@ -1,8 +1,8 @@
 """Copies to shared storage: one for each scan, begun while the scan is acquired and ended when it is complete.
 
 While the detector writes, what does not change any more is copied (`follow`). When nothing is missing and only
-the settle time is awaited, the copy is ended ahead (`begin`), so that at the verdict it is most often done (`copy`).
-What changes meanwhile only costs the time of copying it again: the copy that counts is proven when it ends.
+the settle time is awaited, the copy is ended ahead (`begin`): at the verdict it is most often done (`copy`). What
+changes meanwhile only costs the time of copying it again: the copy that counts is proven when it ends.
 """
 
 import asyncio

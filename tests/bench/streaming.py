@@ -1,10 +1,10 @@
 """How soon after the verdict a scan that was copied while it was acquired has its verified copy.
 
-    python tests/bench/streaming.py [--gigabytes 4] [--seconds 60] [--settle 5] [--folder /tmp] [--format nxtomo elettra]
+    python tests/bench/streaming.py [--gigabytes 4] [--seconds 60] [--settle 5] [--folder /tmp]
 
-A detector writes a scan of that size in that time below the watched root of a real daemon: one HDF5 file that grows,
-and a stack of TIFF files. Prints, by the times of the daemon's journal, the seconds from the verdict to the end of
-the step in which the copy appears under its name, verified; beside that, what was left to copy when it ended.
+A detector writes a scan of that size in that time below the watched root of a real daemon: one HDF5 file that
+grows, and a stack of TIFF files. Prints, by the times of the daemon's journal, the seconds from the verdict to the
+end of the step in which the copy appears under its name, verified; and what was left to copy when it was ended.
 """
 
 import argparse

@@ -11,9 +11,10 @@ import xxhash
 
 from srctd.adapters.sync.commit import make_input, write_manifest
 from srctd.adapters.sync.folders import created, make_folder, sync_folder, write_all
+from srctd.adapters.sync.naming import check_names, named
 from srctd.adapters.sync.notes import PROGRESS, read_progress
 from srctd.adapters.sync.options import PLAIN, CopyOptions, Give
-from srctd.adapters.sync.source import blocks, check_unchanged, checked_names, digest_file, opened
+from srctd.adapters.sync.source import blocks, check_unchanged, digest_file, opened
 from srctd.adapters.sync.trouble import writing
 from srctd.core.errors import NoSpace
 from srctd.core.scan import FileEntry, Manifest
@@ -28,15 +29,16 @@ def copy_settled(
     any number of times with what was seen since. Whatever changes all the same is put right by `copy`. Raises as
     that does.
     """
-    closed = tuple(file for file in seen.files if settled.get(file.path) == file.size)
+    closed = [file for file in seen.files if settled.get(file.path) == file.size]
+    check_names(seen.folder, closed, kept=not options.portable_names)
     folder = make_input(part)
-    checked_names(seen.folder, closed)
     earlier = read_progress(part)
+    closed = named(closed, earlier, portable=options.portable_names)
     with writing(part), (part / PROGRESS).open("ab") as notes:
         notes.write(b"\n")
         for file in closed:
             noted = earlier.get(file.path)
-            if noted is None or (noted.size, noted.mtime_ns) != (file.size, file.mtime_ns):
+            if noted is None or not _same(noted, file):
                 entry = _copied(seen.folder, file, folder, options)
                 notes.write(msgspec.json.encode(entry) + b"\n")
                 notes.flush()
@@ -58,11 +60,12 @@ def copy(wanted: Manifest, part: Path, options: CopyOptions = PLAIN) -> Manifest
     Raises `SourceChanged`, `ScanUnreadable` (a name or file that must not be copied), `NoSpace` (then `part` is
     removed), `NotPermitted`, `StorageUnavailable`.
     """
-    source, files = wanted.folder, wanted.files
-    names = checked_names(source, files)
+    source = wanted.folder
+    check_names(source, wanted.files, kept=not options.portable_names)
     try:
         folder = make_input(part)
         earlier = read_progress(part)
+        files = named(wanted.files, earlier, portable=options.portable_names)
         with writing(part), (part / PROGRESS).open("ab") as notes:
             notes.write(b"\n")  # ends a line that was cut short
             proven = []
@@ -73,7 +76,7 @@ def copy(wanted: Manifest, part: Path, options: CopyOptions = PLAIN) -> Manifest
                     notes.write(msgspec.json.encode(entry) + b"\n")
                     notes.flush()
                 proven.append(entry)
-        _settle(folder, names, options.give)
+        _settle(folder, frozenset(file.copied_as for file in files), options.give)
         manifest = msgspec.structs.replace(wanted, files=tuple(proven))
         write_manifest(part, manifest, options.give)
     except NoSpace:
@@ -87,7 +90,7 @@ def copy(wanted: Manifest, part: Path, options: CopyOptions = PLAIN) -> Manifest
 def digest_in_place(wanted: Manifest, options: CopyOptions = PLAIN) -> Manifest:
     """The manifest, with digests, of files that stay where they are. Raises as `copy` does for its source."""
     folder, files = wanted.folder, wanted.files
-    checked_names(folder, files)
+    check_names(folder, files, kept=True)
     proven = []
     for file in files:
         with opened(folder, file.path) as source:
@@ -101,12 +104,16 @@ def digest_in_place(wanted: Manifest, options: CopyOptions = PLAIN) -> Manifest:
     return msgspec.structs.replace(wanted, files=tuple(proven))
 
 
+def _same(noted: FileEntry, file: FileEntry) -> bool:
+    return (noted.size, noted.mtime_ns, noted.stored) == (file.size, file.mtime_ns, file.stored)
+
+
 def _kept(
     source: str, file: FileEntry, noted: FileEntry | None, folder: Path, options: CopyOptions
 ) -> FileEntry | None:
     """What an earlier attempt noted of a file, if source and copy are still what it says; else None."""
-    copied = folder / file.path
-    if noted is None or (noted.size, noted.mtime_ns) != (file.size, file.mtime_ns) or not copied.is_file():
+    copied = folder / file.copied_as
+    if noted is None or not _same(noted, file) or not copied.is_file():
         return None
     with opened(source, file.path) as original:
         check_unchanged(original, f"{source}/{file.path}", file)
@@ -117,7 +124,7 @@ def _kept(
 
 
 def _copied(source: str, file: FileEntry, folder: Path, options: CopyOptions) -> FileEntry:
-    path, target = f"{source}/{file.path}", folder / file.path
+    path, target = f"{source}/{file.path}", folder / file.copied_as
     make_folder(target.parent, top=folder)
     digest = xxhash.xxh3_128()
     with opened(source, file.path) as original, writing(target), created(target, os.O_TRUNC) as copied:

@@ -1,9 +1,8 @@
 """Reading a scan's files: never through a link, never waiting for what is no file."""
 
 import os
-import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -13,26 +12,11 @@ from srctd.adapters.sync.trouble import reading
 from srctd.core.errors import ScanUnreadable, SourceChanged
 from srctd.core.scan import BLOCK_BYTES, FileEntry
 
-_BAD_NAME = re.compile("[\x00-\x1f\x7f\\\\\ud800-\udfff]")
-
 
 def inside(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> bool:
     """Whether a path, links resolved, is `root` or lies below it."""
     top = os.path.realpath(root)
     return os.path.commonpath([os.path.realpath(path), top]) == top
-
-
-def checked_names(folder: str, files: Sequence[FileEntry]) -> frozenset[str]:
-    """The files' names, all of them below the folder, none twice; raises `ScanUnreadable`."""
-    names = [file.path for file in files]
-    for name in names:
-        if any(word in ("", ".", "..") for word in name.split("/")) or _BAD_NAME.search(name):
-            raise ScanUnreadable(
-                f"{folder}: {name!r} is no plain relative name", hint="rename the file on the detector's side"
-            )
-    if len(set(names)) < len(names):
-        raise ScanUnreadable(f"{folder}: a file is listed twice")
-    return frozenset(names)
 
 
 @contextmanager
