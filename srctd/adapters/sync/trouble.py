@@ -49,9 +49,9 @@ def reading(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Translate what goes wrong with a file or folder that is written."""
+def writing(path: Path, what: str = "written") -> Iterator[None]:
+    """Translate what goes wrong with a file or folder that is written; or with what else is done to it."""
     try:
         yield
     except OSError as exc:
-        raise storage_error(exc, f"{path} cannot be written") from exc
+        raise storage_error(exc, f"{path} cannot be {what}") from exc
