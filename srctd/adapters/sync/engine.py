@@ -123,7 +123,9 @@ class Engine:
         for index in missing:
             buffer = self._buffer(now.st_size)[:BLOCK_BYTES]
             digest = self._read(original, seen, index, buffer)
-            self._put(target, index, digest, buffer, self._gaps(target, original, index * BLOCK_BYTES, buffer))
+            self._put(
+                target, index, digest, buffer, self._gaps(target, original, index * BLOCK_BYTES, buffer)
+            )
         self._end(target, None)
 
     def _target(self, file: FileEntry, known: Known) -> Target:
@@ -183,9 +185,7 @@ class Engine:
         read_block(descriptor, path, buffer, offset, self._options.pace, digest, *digests)
         return digest.hexdigest()
 
-    def _gaps(
-        self, target: Target, original: int, offset: int, buffer: memoryview
-    ) -> list[tuple[int, int]]:
+    def _gaps(self, target: Target, original: int, offset: int, buffer: memoryview) -> list[tuple[int, int]]:
         """The holes of a block: what the source's file system says was never written, and reads as zeros."""
         if not target.sparse:
             return []

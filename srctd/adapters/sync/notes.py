@@ -226,4 +226,6 @@ class Notes:
 
 
 def _bare(file: FileEntry, blocks: tuple[str, ...] = ()) -> FileEntry:
-    return FileEntry(path=file.path, size=file.size, mtime_ns=file.mtime_ns, stored=file.stored, blocks=blocks)
+    return FileEntry(
+        path=file.path, size=file.size, mtime_ns=file.mtime_ns, stored=file.stored, blocks=blocks
+    )

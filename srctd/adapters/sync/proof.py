@@ -6,7 +6,7 @@ is held with both digests.
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import xxhash
 
@@ -29,13 +29,13 @@ def read_back(finished: Sequence[tuple[Target, FileEntry]], folder: str, how: Re
     small = [target for target, entry in finished if entry.size and not entry.blocks]
     sample = random.choice(small) if small else None
     for target, entry in finished:
-        blocks = list(block_lengths(entry.size))
+        blocks = range(len(block_lengths(entry.size)))
         if how is ReadBack.FULL:
-            chosen = range(len(blocks))
+            chosen: Iterable[int] = blocks
         elif how is ReadBack.SAMPLED and (entry.blocks or target is sample):
-            chosen = _chosen(len(blocks))
+            chosen = _sampled(blocks)
         else:
-            continue
+            chosen = ()
         for number in chosen:
             _prove(target, entry, number, folder)
 
@@ -52,9 +52,8 @@ def digest_of(descriptor: int, offset: int, length: int) -> str:
     return digest.hexdigest()
 
 
-def _chosen(blocks: int) -> Sequence[int]:
-    some = random.sample(range(blocks), max(1, blocks // SAMPLE))
-    return sorted({0, blocks - 1, *some})
+def _sampled(blocks: range) -> Iterable[int]:
+    return sorted({blocks[0], blocks[-1], *random.sample(blocks, max(1, len(blocks) // SAMPLE))})
 
 
 def _prove(target: Target, entry: FileEntry, number: int, folder: str) -> None:

@@ -180,15 +180,17 @@ def read_block(
             with reading(path):
                 count = os.preadv(descriptor, [into[filled:end]], offset + filled)
             if not count:
-                raise SourceChanged(f"{path} became shorter than {offset + len(into)} bytes while it was read")
+                raise SourceChanged(
+                    f"{path} became shorter than {offset + len(into)} bytes while it was read"
+                )
             for digest in digests:
                 digest.update(into[filled : filled + count])
             filled += count
 
 
-def block_lengths(size: int) -> Iterator[tuple[int, int]]:
+def block_lengths(size: int) -> list[tuple[int, int]]:
     """Offset and length of every block of a file."""
-    return ((offset, min(BLOCK_BYTES, size - offset)) for offset in range(0, size, BLOCK_BYTES))
+    return [(offset, min(BLOCK_BYTES, size - offset)) for offset in range(0, size, BLOCK_BYTES)]
 
 
 def digested(descriptor: int, path: str, file: FileEntry, pace: Pace, buffer: memoryview) -> FileEntry:
