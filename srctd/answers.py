@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,10 +19,11 @@ from srctd.config import Config, WatchSection
 from srctd.core.completion import Message
 from srctd.core.grouping import frame_name, scan_folder, temporary
 from srctd.core.layouts import ROLE_FOLDER
-from srctd.core.lifecycle import Released, Scan, Status, Step, affected
+from srctd.core.lifecycle import READ_THE_SOURCE, Released, Scan, Status, Step, affected
 from srctd.core.recipe import parse_setting
 from srctd.engine import Engine
 from srctd.intake import Intake
+from srctd.retention import Retention
 from srctd.spacewatch import SpaceWatch
 
 STATUS_SCANS = 50
@@ -49,26 +51,32 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     limit: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = STATUS_SCANS
 
 
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The parts of the daemon that are asked."""
+
+    config: Config
+    engine: Engine
+    intake: Intake
+    pool: Pool
+    disks: SpaceWatch
+    retention: Retention
+    catalog_url: str
+
+
 class Answers:
     """Reads what the daemon holds in memory, so that a status waits for nothing."""
 
-    def __init__(
-        self,
-        config: Config,
-        engine: Engine,
-        intake: Intake,
-        pool: Pool,
-        disks: SpaceWatch,
-        catalog_url: str,
-    ) -> None:
+    def __init__(self, parts: Parts) -> None:
         self.outbox_waiting = 0
         """Documents that the catalogue has not got yet; kept up to date by the daemon."""
-        self._config = config
-        self._engine = engine
-        self._intake = intake
-        self._pool = pool
-        self._disks = disks
-        self._catalog_url = catalog_url
+        self._config = parts.config
+        self._engine = parts.engine
+        self._intake = parts.intake
+        self._pool = parts.pool
+        self._disks = parts.disks
+        self._retention = parts.retention
+        self._catalog_url = parts.catalog_url
         self._started_at = time.time()
         self._commands: Mapping[str, Callable[[Request], Awaitable[Answer]]] = {
             "status": self._status,
@@ -76,6 +84,7 @@ class Answers:
             "why": self._why,
             "retry": self._retry,
             "submit": self._submit,
+            "retention": self._outlook,
         }
 
     async def answer(self, fields: dict[str, Any]) -> Answer:
@@ -121,6 +130,10 @@ class Answers:
             },
             "storage": {"path": self._config.storage.shared, "free_bytes": self._disks.shared_free},
             "disks": self._disks.disks(),
+            "retention": {
+                "enabled": self._config.retention.enabled,
+                "problems": list(self._retention.problems),
+            },
         }
 
     async def _scan(self, request: Request) -> Answer:
@@ -143,8 +156,11 @@ class Answers:
             raise BadRequest(f"{scan.id} was superseded by a later revision", hint="name that one")
         if request.incomplete and (scan.partial or scan.held is not Step.CHECK):
             raise BadRequest(f"{scan.id} is not held for being incomplete", hint="leave --incomplete out")
-        if again is None and scan.done:
+        if again is None and scan.done and not scan.source_kept:
             raise BadRequest(f"{scan.id} is done", hint="name a step to do again: --step reconstruct")
+        if affected(scan, again) & READ_THE_SOURCE and not scan.source_is_whole:
+            gone, instead = view.source_is_gone(scan)
+            raise BadRequest(gone, hint=instead)
         busy = [step for step in affected(scan, again) if scan.step(step).status is Status.RUNNING]
         if busy:
             raise BadRequest(
@@ -154,6 +170,11 @@ class Answers:
             Released(scan=scan.id, again=again, overrides=overrides, take_incomplete=request.incomplete)
         )
         return view.scan_row(scan, self._pool.jobs_of(scan.id))
+
+    async def _outlook(self, _: Request) -> Answer:
+        outlooks, problems = await self._retention.outlook()
+        known = (*problems, *self._retention.problems)
+        return view.retention_answer(self._config.retention, outlooks, list(dict.fromkeys(known)))
 
     async def _submit(self, request: Request) -> Answer:
         path = await asyncio.to_thread(self._place, request.path)

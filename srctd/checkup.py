@@ -14,6 +14,7 @@ from srctd.core.space import Grade
 from srctd.daemon import local_workers, remote_host
 from srctd.formats.layouts import load_layouts
 from srctd.formats.tagtables import load_tables
+from srctd.retention import unwritable
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ def findings(config: Config) -> Iterator[Finding]:
         yield from _space(config, free)
     yield Finding(True, f"  {Ownership(config.ownership).check(config.storage.shared)}")
     yield from _remote(config)
+    yield from _retention(config)
     yield from _people(config)
     workers, threads = local_workers(config)
     yield Finding(
@@ -112,6 +114,22 @@ def _people(config: Config) -> Iterator[Finding]:
         yield Finding(True, "every scan belongs to the account 'unassigned': there are no [[accounts]]")
     for rule in config.accounts:
         yield Finding(True, f"scans whose path has {rule.pattern} belong to {rule.account}")
+
+
+def _retention(config: Config) -> Iterator[Finding]:
+    """What is removed from the watched folders, and what keeps it from being removed."""
+    section = config.retention
+    if not section.enabled:
+        return
+    yield Finding(
+        True,
+        f"removes sources that are copied, catalogued and done for {section.minimum_age_hours:g} hours, while "
+        f"their disk is above {section.high_water_percent:g} %, down to {section.low_water_percent:g} %",
+    )
+    for sentence in unwritable(root.path for root in config.watch):
+        yield Finding(False, sentence)
+    if not (config.catalog.embedded or config.catalog.url):
+        yield Finding(False, "retention is on, but only what was catalogued may be removed: nothing ever is")
 
 
 def _catalog(config: Config) -> Finding:

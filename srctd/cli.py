@@ -84,6 +84,12 @@ def _add_daemon(commands: Any) -> None:
     )
     _client(retry)
 
+    retention = _command(
+        commands, "retention", _retention, "say which sources would be removed, and why the others stay"
+    )
+    retention.add_argument("--dry-run", action="store_true", help="remove nothing; required")
+    _client(retention)
+
 
 def _add_by_hand(commands: Any) -> None:
     """What needs no daemon."""
@@ -244,6 +250,20 @@ def _retry(options: argparse.Namespace) -> int:
         _json(answer)
     else:
         terminal.console().print(f"{answer['scan']}: {answer['state']}, stage {answer['stage']}")
+    return 0
+
+
+def _retention(options: argparse.Namespace) -> int:
+    if not options.dry_run:
+        raise ConfigError(
+            "sources are removed by the daemon alone, by itself, where retention.enabled is true",
+            hint="`srctd retention --dry-run` says what it would remove now, and why every other scan stays",
+        )
+    answer = _ask(options, {"cmd": "retention"})
+    if options.json:
+        _json(answer)
+    else:
+        terminal.console().print(terminal.retention_view(answer))
     return 0
 
 

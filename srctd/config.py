@@ -74,6 +74,8 @@ class WatchSection(Section, frozen=True, kw_only=True):
     """Files that say that the acquisition ended."""
     end_line: str = ""
     """Regular expression of the log's last line."""
+    linked_folders: tuple[str, ...] = ()
+    """Further folders in which files may lie that an HDF5 file below this root links to; they are read only."""
     usable_projections: int = Usable().projections
     """Fewest projections of an incomplete scan that is taken; 0: none is."""
     usable_hole_deg: float = Usable().hole_deg
@@ -110,6 +112,7 @@ class WatchSection(Section, frozen=True, kw_only=True):
             must_have=self.must_have,
             marker_files=self.marker_files,
             end_line=self.end_line,
+            linked_below=(self.path, *self.linked_folders),
         )
 
 
@@ -183,7 +186,7 @@ class OwnershipSection(Section, frozen=True, kw_only=True):
     group: str = ""
     """Empty: the daemon's own."""
     file_mode: str = "0640"
-    folder_mode: str = "2750"
+    folder_mode: str = "0750"
     default_acl: tuple[str, ...] = ()
     """Entries that folders get, and hand on to what is made in them: `group:beamline-staff:r-x`."""
 
@@ -234,6 +237,8 @@ class RetentionSection(Section, frozen=True, kw_only=True):
     low_water_percent: float = 60.0
     """And ends when it is not fuller than this."""
     check_minutes: float = 10.0
+    proof: Literal["digests", "sizes"] = "digests"
+    """What of the copy is compared right before its source is removed."""
 
 
 class AccountRule(Section, frozen=True, kw_only=True):
@@ -328,7 +333,9 @@ class Config(Section, frozen=True, kw_only=True):
     def read_options(self, root: str) -> "ReadOptions":
         """How files below a watched root are read; of a scan from elsewhere, by what the site says of all."""
         watched = next((section for section in self.watch if section.path == root), None)
-        return watched.read_options(self.formats) if watched else self.formats.read_options
+        if watched is not None:
+            return watched.read_options(self.formats)
+        return msgspec.structs.replace(self.formats.read_options, linked_below=())
 
     def copy_megabytes_per_second(self, root: str) -> float:
         """The limit of copies from a watched root, 1e6 bytes per second; 0, also for scans from elsewhere: none."""
@@ -412,6 +419,11 @@ def _check_values(path: str, config: Config) -> None:
         ("storage.shared", config.storage.shared),
         ("daemon.state_directory", config.daemon.state_directory),
         *((f"watch[{i}].path", root.path) for i, root in enumerate(config.watch)),
+        *(
+            (f"watch[{i}].linked_folders", name)
+            for i, root in enumerate(config.watch)
+            for name in root.linked_folders
+        ),
     ]
     optional = {
         "tags_directory": config.formats.tags_directory,
@@ -427,6 +439,7 @@ def _check_values(path: str, config: Config) -> None:
     _check_remote(f"{path}: remote", config.remote)
     _positive(path, config)
     _check_space(path, config.space)
+    _check_retention(path, config.retention)
     for i, root in enumerate(config.watch):
         _check_evidence(f"{path}: watch[{i}]", root)
         _check_pace(f"{path}: watch[{i}]", root)
@@ -535,6 +548,22 @@ def _check_pace(where: str, root: WatchSection) -> None:
             raise ConfigError(f"{where}.{key} = {rate:g} is no rate", hint="0 stands for none")
     if not 0 < root.yield_fraction <= 1:
         raise ConfigError(f"{where}.yield_fraction = {root.yield_fraction:g} lies outside 0 to 1")
+
+
+def _check_retention(path: str, section: RetentionSection) -> None:
+    """What could remove too much."""
+    low, high = section.low_water_percent, section.high_water_percent
+    if not 0 <= low < high <= 100:
+        raise ConfigError(
+            f"{path}: retention.low_water_percent = {low:g} and high_water_percent = {high:g} are no marks",
+            hint="removing begins above the high one and ends at the low one: 0 <= low < high <= 100",
+        )
+    if not 0 <= section.minimum_age_hours < math.inf:
+        hours = section.minimum_age_hours
+        raise ConfigError(f"{path}: retention.minimum_age_hours = {hours:g} is no length of time")
+    if not 0 < section.check_minutes < math.inf:
+        minutes = section.check_minutes
+        raise ConfigError(f"{path}: retention.check_minutes = {minutes:g} is no length of time")
 
 
 def _check_account(where: str, rule: AccountRule) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,11 +28,18 @@ class Copies:
     """At most so many copies at once."""
 
     def __init__(
-        self, at_once: int, storage: SharedStorage, reserve_bytes: int, ownership: Ownership
+        self,
+        at_once: int,
+        storage: SharedStorage,
+        reserve_bytes: int,
+        ownership: Ownership,
+        *,
+        portable_names: bool = True,
     ) -> None:
         self._places = asyncio.Semaphore(at_once)
         self._storage = storage
         self._ownership = ownership
+        self._portable_names = portable_names
         self._reserve = reserve_bytes
         self._ahead: dict[str, _Ahead] = {}
         self._removals: set[asyncio.Task[None]] = set()
@@ -78,7 +86,8 @@ class Copies:
         """A copy whose files are handed over as they are finished."""
         belonging = await asyncio.to_thread(self._ownership.of, owner)
         await asyncio.to_thread(self._storage.make_account, part.parent.name, belonging.give_own)
-        return await _interruptible(sync.copy, manifest, part, give=belonging.give)
+        options = sync.CopyOptions(portable_names=self._portable_names, give=belonging.give)
+        return await _interruptible(sync.copy, manifest, part, options=options)
 
     async def digest_in_place(self, manifest: Manifest) -> Manifest:
         """The manifest, with digests, of a scan that is not copied."""
@@ -112,7 +121,10 @@ def _look_at(task: asyncio.Task[Manifest]) -> None:
 
 
 async def _interruptible(
-    function: Callable[..., Manifest], *args: object, give: sync.Give = sync.keep
+    function: Callable[..., Manifest],
+    manifest: Manifest,
+    *args: object,
+    options: sync.CopyOptions = sync.PLAIN,
 ) -> Manifest:
     """Run a copy in a thread; on cancellation it ends at its next block, before this returns."""
     canceled = threading.Event()
@@ -122,8 +134,8 @@ async def _interruptible(
             if canceled.is_set():
                 raise StorageUnavailable("the copy was interrupted")
 
-    options = sync.CopyOptions(pace=Interruptible(), give=give)
-    copying = asyncio.ensure_future(asyncio.to_thread(function, *args, options))
+    options = replace(options, pace=Interruptible())
+    copying = asyncio.ensure_future(asyncio.to_thread(function, manifest, *args, options))
     try:
         return await asyncio.shield(copying)
     except asyncio.CancelledError:

@@ -25,7 +25,7 @@ from srctd.adapters.pool import Pool
 from srctd.adapters.remote import Remote
 from srctd.adapters.service import Service
 from srctd.adapters.space import SharedStorage
-from srctd.answers import Answers
+from srctd.answers import Answers, Parts
 from srctd.catalogd.app import password_file
 from srctd.catalogd.auth import ADMIN, create_admin
 from srctd.catalogd.store import Store
@@ -36,6 +36,7 @@ from srctd.core.errors import ConfigError, SrctdError
 from srctd.core.lifecycle import Scan
 from srctd.core.remote import Target
 from srctd.core.scan import Manifest
+from srctd.departures import Departures
 from srctd.engine import Engine, JournalThread
 from srctd.formats.isolated import IsolatedReader
 from srctd.formats.layouts import load_layouts
@@ -43,6 +44,7 @@ from srctd.formats.tagtables import load_tables
 from srctd.intake import Intake
 from srctd.messages import Messages
 from srctd.releases import Releases
+from srctd.retention import Retention
 from srctd.room import Room
 from srctd.services import Services
 from srctd.spacewatch import SpaceWatch
@@ -113,7 +115,13 @@ class Daemon:
         ownership = Ownership(config.ownership)
         log.info("daemon.ownership", sentence=ownership.check(config.storage.shared))
         room = Room(config, storage, lambda: self.engine.scans.values())
-        copies = Copies(config.daemon.copies_at_once, storage, reserve, ownership)
+        copies = Copies(
+            config.daemon.copies_at_once,
+            storage,
+            reserve,
+            ownership,
+            portable_names=config.storage.portable_names,
+        )
         # A mistake in a table is named now, not at the first scan that needs it.
         load_tables(config.formats.tags_directory)
         load_layouts(config.formats.layouts_directory)
@@ -133,11 +141,22 @@ class Daemon:
         )
         timeouts = {**STEP_TIMEOUTS, **config.daemon.step_timeout_seconds}
         self.engine = Engine(self.journal, self._thread, services, timeouts, self.control.publish)
-        messages = Messages(self.journal, self._thread)
-        self.intake = Intake(config, self.engine, self._reader, copies, messages)
+        messages, departures = Messages(self.journal, self._thread), Departures()
+        self.intake = Intake(config, self.engine, self._reader, copies, messages, departures)
         self.disks = SpaceWatch(storage, _other_places(config), self.control.publish)
         self._releases = Releases(self.engine, room, self.disks)
-        self.answers = Answers(config, self.engine, self.intake, self.pool, self.disks, self._catalog_url)
+        self.retention = Retention(services, self.engine, self.intake, departures, self._last_finished)
+        self.answers = Answers(
+            Parts(
+                config=config,
+                engine=self.engine,
+                intake=self.intake,
+                pool=self.pool,
+                disks=self.disks,
+                retention=self.retention,
+                catalog_url=self._catalog_url,
+            )
+        )
 
     async def run(self) -> None:
         """Serve until a signal; raises what ends the process."""
@@ -152,6 +171,7 @@ class Daemon:
         scans = await self._thread.call(self.journal.load)
         await asyncio.to_thread(self._sweep, scans)
         self.engine.load(scans)
+        await self.retention.load()
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -167,10 +187,13 @@ class Daemon:
                         "releases": self._releases.run_forever(),
                     }.items()
                 ]
-                intake = group.create_task(self.intake.run_forever(), name="intake")
+                first_to_stop = [
+                    group.create_task(self.intake.run_forever(), name="intake"),
+                    group.create_task(self.retention.run_forever(), name="retention"),
+                ]
                 log.info("daemon.started", scans=len(self.engine.scans), pool=self.pool.endpoints)
                 await self._stop.wait()
-                await self._shut_down(intake)
+                await self._shut_down(first_to_stop)
                 for task in tasks:
                     task.cancel()
         finally:
@@ -184,6 +207,9 @@ class Daemon:
     async def _manifest(self, scan: str) -> Manifest:
         return await self._thread.call(self.journal.manifest, scan)
 
+    async def _last_finished(self) -> dict[str, float]:
+        return await self._thread.call(self.journal.last_finished)
+
     def _sweep(self, scans: Sequence[Scan]) -> None:
         """Remove what superseded scans left of a copy."""
         for scan in scans:
@@ -191,11 +217,14 @@ class Daemon:
                 with contextlib.suppress(SrctdError):  # storage is out of reach: at the next start, then
                     sync.remove_folder(part_folder(self.config, scan.path, scan.id))
 
-    async def _shut_down(self, intake: asyncio.Task[None]) -> None:
-        """Intake first, then the steps, then the children; what is cut short is done again at the next start."""
+    async def _shut_down(self, first: Sequence[asyncio.Task[None]]) -> None:
+        """Intake and retention first, then the steps, then the children; the next start does again what is cut
+        short.
+        """
         self._service.stopping()
         log.info("daemon.stopping", grace_seconds=self.config.daemon.stop_grace_seconds)
-        intake.cancel()
+        for task in first:
+            task.cancel()
         await self.pool.drain()
         await self.engine.stop(self.config.daemon.stop_grace_seconds)
         await self._children.stop()

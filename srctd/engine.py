@@ -26,6 +26,9 @@ from srctd.core.lifecycle import (
     RetryDue,
     RunStep,
     Scan,
+    SourceKept,
+    SourceRemovalBegun,
+    SourceRemoved,
     Step,
     StepDone,
     StepFailed,
@@ -277,4 +280,8 @@ def _summary(scan: Scan, event: AnyEvent) -> dict[str, Any]:
             body |= {"step": str(step), "seconds": round(seconds, 3), "scan_done": scan.done}
         case StepFailed(step=step, reason=reason, retry_at=retry_at):
             body |= {"step": str(step), "reason": reason, "retry_at": retry_at, "held": retry_at is None}
+        case SourceRemovalBegun(files=files, bytes=size) | SourceRemoved(files=files, bytes=size):
+            body |= {"path": scan.path, "files": files, "bytes": size}
+        case SourceKept(reason=reason):
+            body |= {"path": scan.path, "reason": reason}
     return body

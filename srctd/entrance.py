@@ -6,6 +6,7 @@ or touched; other files at the path of a known one are a new revision of it.
 
 import asyncio
 import os
+import stat
 import time
 from contextlib import suppress
 
@@ -235,6 +236,7 @@ def _manifest(listing: Listing, arrival: Arrival) -> Manifest | None:
         if relative.startswith("..") or relative in files or not _is_text(relative):
             continue
         with suppress(OSError):
-            stat = os.stat(path)
-            files[relative] = FileEntry(path=relative, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
+            found = os.stat(path)
+            if stat.S_ISREG(found.st_mode):
+                files[relative] = FileEntry(path=relative, size=found.st_size, mtime_ns=found.st_mtime_ns)
     return msgspec.structs.replace(manifest, files=tuple(files.values()))

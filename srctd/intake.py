@@ -22,6 +22,7 @@ from srctd.copies import Copies
 from srctd.core import completion
 from srctd.core.completion import Message, State
 from srctd.core.lifecycle import Scan, Step
+from srctd.departures import Departures
 from srctd.engine import Engine
 from srctd.entrance import Entrance
 from srctd.formats.isolated import IsolatedReader
@@ -49,7 +50,13 @@ class Intake:
     """Watches the roots and tells the engine of scans that are complete, or will not become so."""
 
     def __init__(
-        self, config: Config, engine: Engine, reader: IsolatedReader, copies: Copies, messages: Messages
+        self,
+        config: Config,
+        engine: Engine,
+        reader: IsolatedReader,
+        copies: Copies,
+        messages: Messages,
+        departures: Departures,
     ) -> None:
         self.arrivals: dict[str, Arrival] = {}
         self._config = config
@@ -57,6 +64,7 @@ class Intake:
         self._reader = reader
         self._entrance = Entrance(config, engine, copies, messages)
         self._messages = messages
+        self._departures = departures
         self._references = References()
         self._bell = asyncio.Event()
         self._pieces: dict[str, tuple[str, ...]] = {}  # held scan's path -> files it waits for
@@ -112,6 +120,16 @@ class Intake:
         self._follow(path)
         self._bell.set()
 
+    def fingerprint_at(self, path: str) -> str | None:
+        """What the last look found of a scan's files; None if it found none."""
+        listed = (site.listing.groups.get(path) for site in self.sites)
+        return next((found.fingerprint for found in listed if found is not None), None)
+
+    def referenced(self) -> dict[str, str]:
+        """Files that scans refer to which are still to be judged, with those scans' paths."""
+        probes = ((path, arrival.probed) for path, arrival in self.arrivals.items())
+        return {file: path for path, probed in probes if probed for file in probed.references}
+
     def _follow(self, path: str) -> None:
         """Look at a path that was told of, also if it lies below no watched root."""
         for site in self.sites:
@@ -129,14 +147,19 @@ class Intake:
         present: set[str] = set()
         pause = min(site.root.listing_seconds for site in self.sites)
         until = time.monotonic() + ROUND_SECONDS
+        left = self._departures.over()
         for site in list(self.sites):
+            for folder in self._departures.folders(left):
+                site.listing.look_at_once(folder)
             await self._list(site, watch, rung)
             groups = site.groups()
             present.update(listed.path for listed in groups)
             for listed in groups:
                 if time.monotonic() > until:
                     return 0.0
-                if not self._is_known(listed):
+                if await self._is_leaving(listed, site):
+                    self.arrivals.pop(listed.path, None)
+                elif not self._is_known(listed):
                     pause = min(pause, await self._look_at(listed, site))
                 elif self._messages.about(listed.path) and listed.path not in self.arrivals:
                     await self._messages.drop(listed.path)  # of what is foreign, `srctd why` shows it
@@ -144,6 +167,7 @@ class Intake:
         for path in [path for path in self.arrivals if path not in present]:
             self._entrance.vanished(path)
             del self.arrivals[path]
+        self._departures.forget(left)
         self._pieces = {path: pieces for path, pieces in self._pieces.items() if path in present}
         self.sites = [site for site in self.sites if not site.only or self._messages.about(site.only)]
         return pause
@@ -159,6 +183,12 @@ class Intake:
             for sentence in problems:
                 log.warning("watch.problem", root=site.root.path, reason=sentence)
         site.problems = problems
+
+    async def _is_leaving(self, listed: Listed, site: Site) -> bool:
+        """Whether these files are what is left of a source that is being removed."""
+        if not self._departures.touch(listed.folders):
+            return False
+        return self._departures.concern(await asyncio.to_thread(site.listing.members, listed))
 
     def _is_known(self, listed: Listed) -> bool:
         """Whether there is nothing to be found out: no scan at all, or one that entered as it is."""

@@ -85,7 +85,7 @@ async def _acquisition(work: Work) -> Acquisition:
     if proven is None:
         raise StorageUnavailable(f"{work.task_folder} is not there: is shared storage mounted?")
     if not work.result(Step.SYNC, Synced).in_place:
-        proven = msgspec.structs.replace(proven, folder=str(work.task_folder / "input"))
+        proven = proven.copied_to(str(work.task_folder / sync.INPUT))
     return Acquisition(
         scan=work.scan,
         header=work.result(Step.CHECK, Checked).header,

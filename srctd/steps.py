@@ -19,13 +19,13 @@ from srctd.adapters.ownership import Belonging
 from srctd.core import labels, plan, recipe, voxels
 from srctd.core.completion import State, Verdict
 from srctd.core.errors import NoSpace, ScanUnreadable, StorageUnavailable
-from srctd.core.frames import FrameIndex, rebased
 from srctd.core.lifecycle import Scan, Step
 from srctd.core.messages import Job, PreviewJob, PreviewResult, RowsJob, RowsResult
 from srctd.core.recipe import ParameterFile
 from srctd.core.scan import Manifest, ScanHeader, Volume
 from srctd.core.series import positions_of
 from srctd.core.space import Grade
+from srctd.indexing import index_copy, require_links_hold
 from srctd.publishing import publish, register
 from srctd.results import Checked, Identified, Previewed, Reconstructed, Submitted, Synced
 from srctd.room import Claim, allocated
@@ -60,6 +60,8 @@ async def check(work: Work) -> Checked:
     in_place = await asyncio.to_thread(sync.inside, work.scan.path, storage.path)
     part = part_folder(work.services.config, work.scan.path, work.scan.id)
     copied = in_place or bool(work.scan.leader)
+    if header.references and work.services.config.storage.portable_names and not copied:
+        require_links_hold(await work.services.manifest(work.scan.id), header.references)
     to_copy = 0 if copied else work.scan.source.bytes - await asyncio.to_thread(_bytes_in, part)
     parameters = await _parameters(work, header, opened="", in_place=in_place)
     claim = Claim(copy_bytes=max(0, to_copy), volume_bytes=voxels.volume_bytes(parameters, header))
@@ -94,7 +96,7 @@ async def sync_input(work: Work) -> Synced:
         await _copies_are_made(work)
         proven = await work.services.copies.copy(work.scan.id, manifest, part, work.owner)
     await stored(_publish_copy, part, final, belonging)
-    opened = proven if in_place else msgspec.structs.replace(proven, folder=str(final / "input"))
+    opened = proven if in_place else proven.copied_to(str(final / sync.INPUT))
     return Synced(input=opened.main, in_place=in_place)
 
 
@@ -125,7 +127,7 @@ async def _proven_in_place(work: Work) -> Manifest:
         )
     if work.result(Step.CHECK, Checked).in_place:
         return proven
-    return msgspec.structs.replace(proven, folder=str(holder / "input"))
+    return proven.copied_to(str(holder / sync.INPUT))
 
 
 def _in_place_of(work: Work, proven: Manifest) -> str:
@@ -137,7 +139,7 @@ async def submit(work: Work) -> Submitted:
     """Choose the recipe, resolve every parameter, divide the volume, write the parameter file."""
     header = work.result(Step.CHECK, Checked).header
     synced = work.result(Step.SYNC, Synced)
-    index = await _index(work, synced.input)
+    index = await index_copy(work, synced)
     parameters = await _parameters(work, header, opened=str(work.index_file), in_place=synced.in_place)
     first, end = recipe.fitting_rows(parameters, work.scan.path, header)
     shards = plan.shards(first, end, work.services.pool.worker_count())
@@ -298,19 +300,6 @@ async def _room_for_volume(work: Work, parameters: ParameterFile, part: Path) ->
     if left:
         await asyncio.to_thread(storage.require_grade_below, Grade.PREVIEWS_ONLY, what, needed)
     await work.services.room.claim(work.scan, Claim(volume_bytes=left), what)
-
-
-async def _index(work: Work, opened: str) -> FrameIndex:
-    """Where the frames of the copy lie, by names that count from the task folder."""
-    index = await asyncio.to_thread(
-        work.services.reader.index,
-        opened,
-        work.services.config.read_options(work.scan.root),
-        incomplete=work.scan.partial,
-        member=work.scan.member,
-    )
-    base = opened if await asyncio.to_thread(os.path.isdir, opened) else os.path.dirname(opened)
-    return rebased(index, base, str(work.task_folder))
 
 
 async def _reachable(catalog: CatalogPort) -> bool:

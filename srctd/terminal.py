@@ -40,6 +40,7 @@ def status_view(status: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [head]
     for root in status["roots"]:
         parts += [Text(f"! {problem}", style="red") for problem in root["problems"]]
+    parts += [Text(f"! {problem}", style="red") for problem in status["retention"]["problems"]]
     parts.append(_scans(status["scans"]))
     if status["arriving"]:
         parts.append(_arriving(status["arriving"]))
@@ -57,9 +58,13 @@ def _scans(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     table.add_column(no_wrap=True, justify="right")
     for row in rows:
         progress = f"{row['progress']:.0%}" if row["state"] == "running" else row["state"]
-        table.add_row(row["scan"], boxes(row["boxes"]), progress)
+        source = "" if row["source"] == "there" else f", source {row['source']}"
+        table.add_row(row["scan"], boxes(row["boxes"]), f"{progress}{source}")
     reasons = [
-        Text(f"! {row['scan']}: {row['reason']}", style="red" if row["state"] == "held" else "yellow")
+        Text(
+            f"! {row['scan']}: {row['reason']}",
+            style="yellow" if row["state"] in ("retrying", "superseded") else "red",
+        )
         for row in rows
         if row["reason"]
     ]
@@ -100,6 +105,38 @@ def _disk(row: Mapping[str, Any]) -> RenderableType:
     told = "; ".join(filter(None, (room, *row["sentences"])))
     text = f"{', '.join(row['purposes'])} {', '.join(row['paths'])}: {told}"
     return Text(text, style="dim" if row["good"] else "yellow")
+
+
+def retention_view(answer: Mapping[str, Any]) -> RenderableType:
+    """What would be removed, and why every other scan stays."""
+    parts: list[RenderableType] = []
+    if not answer["enabled"]:
+        parts.append(Text("retention is off; if it were on:", style="yellow"))
+    parts += [Text(f"! {problem}", style="red") for problem in answer["problems"]]
+    for disk in answer["disks"]:
+        marks = f"removing begins above {answer['high_water_percent']:g} % and ends at"
+        parts.append(
+            Text(
+                f"{', '.join(disk['roots'])}: {disk['used_percent']:.1f} % of {disk['size_bytes'] / 1e9:.1f} GB "
+                f"used; {marks} {answer['low_water_percent']:g} %"
+            )
+        )
+        parts.append(_decisions(disk["scans"]))
+    return Group(*parts)
+
+
+def _decisions(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    if not rows:
+        return Text("no scans there", style="dim")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, overflow="ellipsis", min_width=12)
+    table.add_column(no_wrap=True, justify="right")
+    table.add_column()
+    for row in rows:
+        mark = Text("remove", style="bold yellow") if row["remove"] else Text("stays", style="dim")
+        table.add_row(mark, row["scan"], f"{row['bytes'] / 1e9:.2f} GB", Text("; ".join(row["reasons"])))
+    return table
 
 
 def _duration(seconds: float) -> str:

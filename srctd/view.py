@@ -3,16 +3,19 @@
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from srctd import __version__
 from srctd.arrivals import Arrival
+from srctd.config import RetentionSection
 from srctd.core.completion import State, Verdict
 from srctd.core.dispatch import ScanJobs
 from srctd.core.lifecycle import Box, Scan, Stage, Status, Step, current_stage, stages
+from srctd.core.retention import Outlook
+from srctd.core.scan import minute_text
 from srctd.results import Previewed, Published, Reconstructed, Registered, Sent, Submitted, Synced
 
 MOST_PLACES = 5
@@ -31,7 +34,8 @@ def scan_row(scan: Scan, jobs: ScanJobs) -> dict[str, Any]:
         "boxes": {str(stage): str(box) for stage, box in boxes.items()},
         "state": _state(scan, stuck),
         "incomplete": scan.partial,
-        "reason": scan.step(stuck).reason if stuck else "",
+        "reason": scan.step(stuck).reason if stuck else scan.source_kept,
+        "source": _source(scan),
         "progress": 1.0 if boxes[Stage.RUN] is Box.DONE else jobs.fraction,
         "completed_at": scan.completed_at,
     }
@@ -55,6 +59,8 @@ def scan_details(scan: Scan, jobs: ScanJobs) -> dict[str, Any]:
         "steps": steps,
         "bytes": scan.source.bytes,
         "files": scan.source.files,
+        "removal_begun_at": scan.removal_begun_at,
+        "source_removed_at": scan.source_removed_at,
         **_results(scan),
         **_latency(scan, jobs),
     }
@@ -82,7 +88,67 @@ def why(scan: Scan, jobs: ScanJobs) -> list[str]:
         sentences.append(_partial_sentence(scan))
     if scan.done:
         sentences.append("Every step is done.")
+    return [*sentences, *_source_sentences(scan)]
+
+
+def _source(scan: Scan) -> str:
+    """What became of the files that the detector wrote."""
+    if scan.source_removed_at is not None:
+        return "removed"
+    if scan.removal_begun_at is not None:
+        return "being removed"
+    return "kept, its copy is damaged" if scan.source_kept else "there"
+
+
+def _source_sentences(scan: Scan) -> list[str]:
+    source = f"The source at {scan.source.main} ({scan.source.files} files, {_bytes(scan.source.bytes)})"
+    sentences = []
+    if scan.source_removed_at is not None:
+        at = minute_text(scan.source_removed_at)
+        sentences.append(f"{source} was removed on {at}; its copy is at {_copy(scan)}.")
+    elif scan.removal_begun_at is not None:
+        at = minute_text(scan.removal_begun_at)
+        sentences.append(f"{source} is being removed since {at}; its copy is at {_copy(scan)}.")
+    if scan.source_kept:
+        sentences.append(f"{source} must not be removed: {scan.source_kept}.")
     return sentences
+
+
+def _copy(scan: Scan) -> str:
+    """Where the copy of a scan lies, of one that was copied."""
+    return msgspec.json.decode(scan.step(Step.SYNC).result, type=Synced).input
+
+
+def source_is_gone(scan: Scan) -> tuple[str, str]:
+    """Why a step that reads the source cannot be done again, and what can."""
+    at = minute_text(scan.source_removed_at or scan.removal_begun_at or 0.0)
+    return (
+        f"{scan.id}: its source {scan.source.main} was removed on {at} and cannot be checked or copied again",
+        f"the proven copy is at {_copy(scan)}; name a later step: --step submit",
+    )
+
+
+def retention_answer(
+    section: RetentionSection, outlooks: Sequence[Outlook], problems: list[str]
+) -> dict[str, Any]:
+    """What would be removed from each disk, and why every other scan stays."""
+    return {
+        "enabled": section.enabled,
+        "minimum_age_hours": section.minimum_age_hours,
+        "high_water_percent": section.high_water_percent,
+        "low_water_percent": section.low_water_percent,
+        "problems": problems,
+        "disks": [
+            {
+                "roots": list(outlook.roots),
+                "size_bytes": outlook.disk.size,
+                "used_bytes": outlook.disk.used,
+                "used_percent": round(outlook.disk.percent(), 2),
+                "scans": [msgspec.to_builtins(decision) for decision in outlook.decisions],
+            }
+            for outlook in outlooks
+        ],
+    }
 
 
 def _what_next(scan: Scan, step: Step) -> str:

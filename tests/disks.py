@@ -26,6 +26,18 @@ def disk(folder: Path, megabytes: int, name: str = "disk") -> Iterator[Path]:
         unplug(mount)
 
 
+@contextlib.contextmanager
+def memory(mount: Path) -> Iterator[Path]:
+    """A file system in memory, mounted at a folder; gone afterwards, whatever is in it."""
+    needs.root()
+    mount.mkdir(parents=True)
+    _mount("-t", "tmpfs", "srctd-test", str(mount))
+    try:
+        yield mount
+    finally:
+        unplug(mount)
+
+
 def remount(mount: Path, how: str) -> None:
     """`ro` or `rw`."""
     subprocess.run(["mount", "-o", f"remount,{how}", mount], check=True)

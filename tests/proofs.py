@@ -7,7 +7,7 @@ from pathlib import Path
 
 import xxhash
 
-RESULTS = {"frames.json", "parameters.json", "preview", "output", "record.json"}
+RESULTS = {"frames.json", "parameters.json", "preview", "output", "record.json", "results.xxh128"}
 COPY = {"input", "manifest.json", "manifest.xxh128"}
 
 

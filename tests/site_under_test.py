@@ -96,11 +96,13 @@ class Site:
         self.endpoint = f"ipc://{folder}/control.sock"
         self.feed = f"ipc://{folder}/feed.sock"
         self.log = folder / "daemon.log"
+        self.launcher: tuple[str, ...] = ()
+        """What the daemon's command stands behind: another user, for example."""
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self.log.open("ab") as sink:
-            command = [sys.executable, "-m", "srctd", "run", "--config", str(self.config)]
+            command = [*self.launcher, sys.executable, "-m", "srctd", "run", "--config", str(self.config)]
             self.process = subprocess.Popen(command, stdout=sink, stderr=sink)
         self.until(lambda: self.ask("status"), "the daemon answers")
 

@@ -16,7 +16,17 @@ from typing import Any, NamedTuple
 import msgspec
 
 from srctd.core.errors import JournalError
-from srctd.core.lifecycle import AnyEvent, Completed, Scan, Status, Step, StepDone, StepFailed, StepState
+from srctd.core.lifecycle import (
+    AnyEvent,
+    Completed,
+    Scan,
+    SourceKept,
+    Status,
+    Step,
+    StepDone,
+    StepFailed,
+    StepState,
+)
 from srctd.core.scan import Manifest, Series, SourceFiles
 
 SCHEMA_VERSION = 3
@@ -28,7 +38,8 @@ LARGEST_RESULT_BYTES = 4096
 _JOURNALED = frozenset({Status.DONE, Status.RETRYING, Status.HELD})
 _COLUMNS = (
     "id, path, root, revision, task, member, members, leader, series, content, source, completed_at, verdict,"
-    " seen_at, superseded, overrides, take_incomplete, run, source_removed_at"
+    " seen_at, superseded, overrides, take_incomplete, run,"
+    " removal_begun_at, source_removed_at, source_kept"
 )
 """Of a scan, without the list of its files."""
 _manifests = msgspec.json.Decoder(Manifest)
@@ -112,6 +123,11 @@ class Journal:
             if row is None:
                 raise JournalError(f"journal {self._path}: no scan {scan}")
             return _manifests.decode(row["manifest"])
+
+    def last_finished(self) -> dict[str, float]:
+        """When the last of a scan's steps came to its status: UTC timestamp by scan."""
+        with self._guarded("read"):
+            return dict(self._db.execute("SELECT scan, max(finished_at) FROM steps GROUP BY scan"))
 
     def commit(self, scan: Scan, event: AnyEvent, at: float) -> int:
         """Make an event (UTC timestamp `at`) and the scan after it durable; return the event's sequence number."""
@@ -237,7 +253,7 @@ class Journal:
                 _json(scan.overrides),
                 scan.take_incomplete,
                 scan.run,
-                scan.source_removed_at,
+                *_removal(scan),
             ),
         )
         places = ", ".join("?" * (len(values) + 1))
@@ -251,10 +267,11 @@ class Journal:
         """What may change after a scan has entered. Its manifest, which can be long, is written once."""
         cursor = self._db.execute(
             "UPDATE scans SET path = ?, source = ?, seen_at = ?, superseded = ?, overrides = ?,"
-            " take_incomplete = ?, run = ?, source_removed_at = ? WHERE id = ?",
+            " take_incomplete = ?, run = ?, removal_begun_at = ?, source_removed_at = ?, source_kept = ?"
+            " WHERE id = ?",
             (
                 *(scan.path, _json(scan.source), _json(scan.seen_at), scan.superseded),
-                *(_json(scan.overrides), scan.take_incomplete, scan.run, scan.source_removed_at, scan.id),
+                *(_json(scan.overrides), scan.take_incomplete, scan.run, *_removal(scan), scan.id),
             ),
         )
         if cursor.rowcount != 1:
@@ -370,9 +387,15 @@ def _scan(row: sqlite3.Row, steps: dict[Step, StepState]) -> Scan:
         overrides=_overrides.decode(row["overrides"]),
         take_incomplete=bool(row["take_incomplete"]),
         run=row["run"],
+        removal_begun_at=row["removal_begun_at"],
         source_removed_at=row["source_removed_at"],
+        source_kept=row["source_kept"],
         steps=steps,
     )
+
+
+def _removal(scan: Scan) -> tuple[float | None, float | None, str]:
+    return scan.removal_begun_at, scan.source_removed_at, _printable(scan.source_kept)
 
 
 def _step_state(row: sqlite3.Row) -> StepState:
@@ -410,7 +433,7 @@ def _event_body(event: AnyEvent) -> str:
             return _json(body)
         case StepDone(result=result) if len(bytes(result)) > LARGEST_RESULT_BYTES:
             return _json(msgspec.structs.replace(event, result=msgspec.Raw(b"null")))
-        case StepFailed(reason=reason):
+        case StepFailed(reason=reason) | SourceKept(reason=reason):
             return _json(msgspec.structs.replace(event, reason=_printable(reason)))
     return _json(event)
 

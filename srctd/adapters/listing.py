@@ -7,12 +7,14 @@ sign in its folder. How often a large folder is listed is bounded by what a list
 opens a file.
 """
 
+import errno
 import fnmatch
 import os
 import re
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import xxhash
@@ -116,7 +118,7 @@ class Listing:
         """Paths of groups that are still to be judged; the caller keeps it."""
         self._root = root
         self._top = os.path.realpath(root.path)
-        self._limit = os.path.realpath(limit) if limit else self._top
+        self._limit = os.path.realpath(limit) if limit else ""
         self._stopping = stopping or threading.Event()
         self._wanted = wanted_names(root.patterns)
         self._folders: dict[str, _Folder] = {}
@@ -133,6 +135,9 @@ class Listing:
         sweep = now >= self._sweep_due
         if sweep:
             self._sweep_due = now + self._root.listing_seconds
+        if self._top not in self._folders:  # where its path leads may have changed while it was away
+            self._wrong.pop(self._top, None)
+            self._top = os.path.realpath(self._root.path)
         changed: set[str] = set()
         for path in [self._top] if self._top not in self._folders else list(self._folders):
             folder = self._folders.get(path)
@@ -179,19 +184,23 @@ class Listing:
                 self._folders[known].due = float("-inf")
         self._sweep_due = float("-inf")
 
-    def manifest(self, listed: Listed) -> Manifest | None:
-        """The files of a group as they are at this moment; None if they are not as listed."""
+    def members(self, listed: Listed) -> tuple[str, ...]:
+        """Absolute paths of a group's files; may list folders again whose names had been forgotten."""
         owner = self._owner(listed.folder)
         if any(owned.path == listed.path and not owned.members for owned in self._in.get(owner, ())):
-            self._regroup(owner, time.monotonic())  # the names had been forgotten
+            self._regroup(owner, time.monotonic())
         members = [owned.members for owned in self._in.get(owner, ()) if owned.path == listed.path]
+        return tuple(f"{folder}/{name}" for folder, name in (members[0] if members else ()))
+
+    def manifest(self, listed: Listed) -> Manifest | None:
+        """The files of a group as they are at this moment; None if they are not as listed."""
         entries = []
-        for folder, name in members[0] if members else ():
+        for path in self.members(listed):
             try:
-                stat = os.stat(f"{folder}/{name}", follow_symlinks=False)
+                stat = os.stat(path, follow_symlinks=False)
             except OSError:
                 return None
-            relative = f"{folder}/{name}"[len(listed.folder) + 1 :]
+            relative = path[len(listed.folder) + 1 :]
             entries.append(FileEntry(path=relative, size=stat.st_size, mtime_ns=stat.st_mtime_ns))
         if not entries or fingerprint(entries) != listed.fingerprint:
             return None
@@ -216,12 +225,12 @@ class Listing:
 
     def _mtime(self, path: str) -> int:
         try:
-            return os.stat(path).st_mtime_ns
+            return os.lstat(path).st_mtime_ns
         except OSError:
             return -2  # its listing says why
 
     def _owner(self, folder: str) -> str:
-        return scan_folder(folder, self._limit)
+        return scan_folder(folder, self._limit or self._top)
 
     def _forget_names(self, now: float) -> None:
         """Names and times of folders at rest are not kept: years of scans may lie below a root."""
@@ -313,7 +322,7 @@ class Listing:
         if not names:
             self._owned.pop(owner, None)
             return
-        groups, problem = group(owner, names, self._wanted.match, self._limit)
+        groups, problem = group(owner, names, self._wanted.match, self._limit or self._top)
         if problem:
             self._wrong[f"{owner}/"] = (problem,)
         self._in[owner] = tuple(groups)
@@ -333,7 +342,7 @@ class _Entries:
     def files(self) -> Iterator[tuple[str, Stat]]:
         """Files but for temporary names; fills the other attributes."""
         try:
-            with os.scandir(self._path) as entries:
+            with _opened(self._path) as descriptor, os.scandir(descriptor) as entries:
                 for number, entry in enumerate(entries):
                     if number == MOST_FILES:
                         self._note(f"{self._path}: more than {MOST_FILES} files; the rest is not looked at")
@@ -341,27 +350,28 @@ class _Entries:
                         return
                     if not temporary(entry.name):
                         yield from self._file(entry)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError):  # a symbolic link in its place is no folder either
             self.gone = True
         except OSError as exc:
             self._note_error(self._path, exc)
 
     def _file(self, entry: os.DirEntry[str]) -> Iterator[tuple[str, Stat]]:
+        path = f"{self._path}/{entry.name}"
         if not printable(entry.name):
-            self._note(f"{entry.path!r}: the name holds control characters or is not UTF-8; not looked at")
+            self._note(f"{path!r}: the name holds control characters or is not UTF-8; not looked at")
             return
         try:
             if entry.is_file(follow_symlinks=False):
                 stat = entry.stat(follow_symlinks=False)
                 yield entry.name, Stat(stat.st_size, stat.st_mtime_ns, stat.st_ino)
             elif entry.is_dir(follow_symlinks=False):
-                self.folders.append(entry.path)
-            elif entry.is_symlink() and not f"{os.path.realpath(entry.path)}/".startswith(f"{self._top}/"):
-                self._note(f"{entry.path}: a symbolic link, not followed; watch the folder it leads to")
+                self.folders.append(path)
+            elif entry.is_symlink() and not f"{os.path.realpath(path)}/".startswith(f"{self._top}/"):
+                self._note(f"{path}: a symbolic link, not followed; watch the folder it leads to")
         except FileNotFoundError:
             return  # it vanished since the folder was listed
         except OSError as exc:
-            self._note_error(entry.path, exc)
+            self._note_error(path, exc)
 
     def _note_error(self, path: str, exc: OSError) -> None:
         shown = path if printable(path) else repr(path)
@@ -371,6 +381,18 @@ class _Entries:
     def _note(self, problem: str) -> None:
         if len(self.problems) < MOST_PROBLEMS:
             self.problems.append(problem)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    """A descriptor of a folder; raises `NotADirectoryError` if a link has taken its place, or one on the way."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.readlink(f"/proc/self/fd/{descriptor}") != path:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 class References:

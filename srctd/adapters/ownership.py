@@ -53,7 +53,8 @@ class Belonging:
                 raise
             raise NotPermitted(
                 f"{_path(descriptor)} cannot be handed over to {self._whom}: {exc.strerror}",
-                hint="let its file system and the daemon's user do so, or correct [ownership]",
+                hint="let its file system, the daemon's user and its service (units/srctd.service) do so, or "
+                "correct [ownership]",
             ) from exc
 
     def _give(self, descriptor: int, now: os.stat_result) -> None:

@@ -26,7 +26,9 @@ CREATE TABLE scans (
     overrides    TEXT NOT NULL DEFAULT '{}',    -- JSON
     take_incomplete INTEGER NOT NULL DEFAULT 0, -- an operator wants what is there
     run          INTEGER NOT NULL DEFAULT 1,    -- counts reconstructions that were published
-    source_removed_at REAL,                     -- when retention removed the source
+    removal_begun_at REAL,                      -- since when retention removes the source
+    source_removed_at REAL,                     -- when it had removed it
+    source_kept  TEXT NOT NULL DEFAULT '',      -- why it must not
     UNIQUE (path, revision, member)
 ) STRICT;
 

@@ -5,6 +5,7 @@ them: the listing looks again by itself (`adapters/listing.py`).
 """
 
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -52,6 +53,8 @@ _REMOTE = (
     "pvfs",
     "wekafs",
 )
+MOST_CALLS = 4000
+"""Inside each other: the longest path, 4096 bytes, has 2048 levels."""
 _CACHE_SECONDS = {"nfs": 60.0, "nfs4": 60.0}
 """Linux's default of `acdirmax` and `acregmax`: so old may be what a client says of a file."""
 
@@ -98,6 +101,8 @@ class Watch:
         # watchdog warns where two folders are made in quick succession and it sees the inner one twice. It does
         # so in the thread that reads inotify, which ends if warnings are errors.
         warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning)
+        # It goes through folders by `os.walk`, which calls itself once for every level: anybody may make thousands.
+        sys.setrecursionlimit(max(sys.getrecursionlimit(), MOST_CALLS))
         try:
             self._observer = Observer()
             self._observer.start()

@@ -7,6 +7,8 @@ files that were not copied are named by their absolute paths.
 
 import posixpath
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -68,16 +70,20 @@ def is_index(name: str) -> bool:
     return _INDEX.fullmatch(name) is not None
 
 
-def rebased(index: FrameIndex, base: str, folder: str = "") -> FrameIndex:
+def rebased(
+    index: FrameIndex, base: str, folder: str = "", copies: Mapping[str, str] = MappingProxyType({})
+) -> FrameIndex:
     """The index with file names that count from `folder` instead of `base`, both absolute.
 
-    Files that do not lie below the folder, or all if none is given, are named in full.
+    Files that do not lie below the folder, or all if none is given, are named in full. `copies`: which file takes
+    the place of which, absolute paths both.
     """
 
     def moved(segment: Segment) -> Segment:
         if not segment.file:
             return segment
         path = posixpath.normpath(posixpath.join(base, segment.file))
+        path = copies.get(path, path)
         inside = bool(folder) and path.startswith(folder + "/")
         return msgspec.structs.replace(segment, file=posixpath.relpath(path, folder) if inside else path)
 

@@ -50,6 +50,10 @@ NEEDS: Mapping[Step, frozenset[Step]] = {
 }
 
 
+READ_THE_SOURCE = frozenset({Step.CHECK, Step.SYNC})
+"""Steps that need the scan's files where the detector wrote them; all others work with the copy."""
+
+
 class Status(StrEnum):
     """How a step stands. Only `done`, `retrying` and `held` are in the journal."""
 
@@ -120,8 +124,12 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     """An operator wants what is there, though the verdict would hold the scan."""
     run: int = 1
     """Counts the reconstructions whose results were published; each has files of its own."""
+    removal_begun_at: float | None = None
+    """UTC timestamp: since when files of the source may be missing, because retention removes them."""
     source_removed_at: float | None = None
     """UTC timestamp: when retention removed the source; None: it did not."""
+    source_kept: str = ""
+    """Why retention must not remove the source, in one sentence: its copy is not what was copied."""
     steps: dict[Step, StepState] = {}
 
     @property
@@ -149,6 +157,11 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     def judged(self) -> Verdict:
         """The verdict; of scans that entered with one."""
         return msgspec.json.decode(self.verdict, type=Verdict)
+
+    @property
+    def source_is_whole(self) -> bool:
+        """Whether retention left the source alone so far."""
+        return self.removal_begun_at is None and self.source_removed_at is None
 
     @property
     def done(self) -> bool:
@@ -247,6 +260,20 @@ class Superseded(Event, frozen=True, kw_only=True, tag="scan.superseded"):
     """The scan's file was rewritten; nothing more is done to this revision."""
 
 
+class SourceRemovalBegun(Event, frozen=True, kw_only=True, tag="scan.source_removal_begun"):
+    """Retention is about to remove the first file of the scan's source.
+
+    It is durable before anything is removed: by it, after a kill, files that are missing are known to have been
+    removed by srctd and not by somebody else, and what is left is not taken for a new, incomplete scan.
+    """
+
+    at: float
+    """UTC timestamp."""
+    folder: str
+    files: int
+    bytes: int
+
+
 class SourceRemoved(Event, frozen=True, kw_only=True, tag="scan.source_removed"):
     """Retention removed the scan's source, of which a proven copy is on shared storage and in the catalogue."""
 
@@ -255,6 +282,12 @@ class SourceRemoved(Event, frozen=True, kw_only=True, tag="scan.source_removed")
     folder: str
     files: int
     bytes: int
+
+
+class SourceKept(Event, frozen=True, kw_only=True, tag="scan.source_kept"):
+    """Retention wanted to remove the scan's source and found its copy damaged or gone: the source stays."""
+
+    reason: str
 
 
 AnyEvent = (
@@ -266,7 +299,9 @@ AnyEvent = (
     | RetryDue
     | Released
     | Superseded
+    | SourceRemovalBegun
     | SourceRemoved
+    | SourceKept
 )
 
 
@@ -322,15 +357,24 @@ def advance(scan: Scan | None, event: AnyEvent) -> tuple[Scan, list[Command]]:
             return _release(scan, event)
         case SeenAgain():
             return _see_again(scan, event)
-        case Superseded() | SourceRemoved():
+        case Superseded() | SourceRemovalBegun() | SourceRemoved() | SourceKept():
             return _note(scan, event), []
     return scan, []
 
 
-def _note(scan: Scan, event: Superseded | SourceRemoved) -> Scan:
-    if isinstance(event, Superseded):
-        return msgspec.structs.replace(scan, superseded=True)
-    return msgspec.structs.replace(scan, source_removed_at=event.at)
+def _note(scan: Scan, event: Superseded | SourceRemovalBegun | SourceRemoved | SourceKept) -> Scan:
+    """Keep in mind what happened to the scan's files. Of a scan that is not done no removal can begin."""
+    replace = msgspec.structs.replace
+    match event:
+        case Superseded():
+            return replace(scan, superseded=True)
+        case SourceRemovalBegun(at=at) if scan.done and not scan.superseded:
+            return replace(scan, removal_begun_at=at)
+        case SourceRemoved(at=at):
+            return replace(scan, source_removed_at=at)
+        case SourceKept(reason=reason):
+            return replace(scan, source_kept=reason)
+    return scan
 
 
 def _with(scan: Scan, step: Step, state: StepState) -> Scan:
@@ -355,7 +399,14 @@ def _see_again(scan: Scan, event: SeenAgain) -> tuple[Scan, list[Command]]:
     if event.moved is None:
         return msgspec.structs.replace(scan, seen_at={**scan.seen_at, event.path: event.fingerprint}), []
     seen_at = {path: print_ for path, print_ in scan.seen_at.items() if path != event.path}
-    scan = msgspec.structs.replace(scan, path=event.path, source=event.moved, seen_at=seen_at)
+    scan = msgspec.structs.replace(
+        scan,
+        path=event.path,
+        source=event.moved,
+        seen_at=seen_at,
+        removal_begun_at=None,  # the files are somewhere again
+        source_removed_at=None,
+    )
     if scan.step(Step.SYNC).status is Status.DONE:
         return scan, []
     for step in (Step.CHECK, Step.SYNC):
@@ -405,6 +456,8 @@ def _release(scan: Scan, event: Released) -> tuple[Scan, list[Command]]:
     again = affected(scan, event.again)
     if any(scan.step(step).status is Status.RUNNING for step in again):
         return scan, []
+    if again & READ_THE_SOURCE and not scan.source_is_whole:
+        return scan, []
     if Step.RECONSTRUCT in again and scan.step(Step.PUBLISH).status is not Status.WAITING:
         scan = msgspec.structs.replace(scan, run=scan.run + 1)
         again |= affected(scan, Step.SUBMIT)
@@ -412,6 +465,7 @@ def _release(scan: Scan, event: Released) -> tuple[Scan, list[Command]]:
         scan,
         overrides={**scan.overrides, **event.overrides},
         take_incomplete=scan.take_incomplete or event.take_incomplete,
+        source_kept="",
     )
     for step in Step:
         if step in again or scan.step(step).status in (Status.HELD, Status.RETRYING):

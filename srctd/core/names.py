@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from unicodedata import is_normalized, normalize
 
@@ -86,6 +86,16 @@ class StoredNames:
                 return
             here = _joined(here, word)
             holder = self._folders.setdefault(here, _Folder(f"{holder.prefix}{wanted}/"))
+
+
+def may_change(paths: Iterable[str]) -> frozenset[str]:
+    """Those of a scan's files that get, or in another order of copying could get, another name in the copy."""
+    ordered = sorted(paths)
+    changed = set()
+    for order in (ordered, ordered[::-1]):
+        names = StoredNames({}, portable=True)
+        changed |= {path for path in order if names.of(path) != path}
+    return frozenset(changed)
 
 
 def is_portable(word: str) -> bool:

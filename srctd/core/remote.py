@@ -41,7 +41,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     identity_file: str = ""
     known_hosts_file: str = ""
     file_mode: str = "0640"
-    folder_mode: str = "2750"
+    folder_mode: str = "0750"
 
     @property
     def name(self) -> str:

@@ -72,6 +72,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """Bytes of all files together."""
         return sum(file.size for file in self.files)
 
+    def copied_to(self, folder: str) -> "Manifest":
+        """The copy of these files below a folder, by the names that they have there."""
+        names = {file.path: file.copied_as for file in self.files}
+        files = (msgspec.structs.replace(file, path=file.copied_as, stored="") for file in self.files)
+        opened = names.get(self.opened, self.opened)
+        return msgspec.structs.replace(self, folder=folder, files=tuple(files), opened=opened)
+
     def same_files(self, other: "Manifest") -> bool:
         """Whether both list the same names, sizes and times (digests are not looked at)."""
 
@@ -231,6 +238,11 @@ def task_name(path: str, completed_at: float) -> str:
     word = "".join(c if c.isalnum() or c in "-_." else "_" for c in _stem(path)).lstrip(".") or "scan"
     word = word.encode()[:LONGEST_NAME].decode(errors="ignore")
     return f"{word}_{datetime.fromtimestamp(completed_at, UTC):%Y%m%dT%H%M%SZ}"
+
+
+def minute_text(timestamp: float) -> str:
+    """A time for people: `2026-11-25 20:18 UTC`."""
+    return f"{datetime.fromtimestamp(timestamp, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def utc_text(timestamp: float) -> str:

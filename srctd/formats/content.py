@@ -40,7 +40,9 @@ def sample_offsets(size: int) -> list[int]:
 
 def _add_samples(digest: xxhash.xxh3_128, path: str, size: int) -> None:
     try:
-        number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        number = os.open(
+            path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        )  # no pipe is waited for
     except OSError as exc:
         raise StorageUnavailable(f"{path} cannot be read now: {exc.strerror}") from exc
     try:

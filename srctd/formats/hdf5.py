@@ -11,7 +11,7 @@ import glob
 import math
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -143,9 +143,19 @@ class Mapped(NamedTuple):
 class Source:
     """An HDF5 file and the files that its links lead to."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, linked_below: Sequence[str] = ("/",)) -> None:
+        """`linked_below`: absolute folders in which files may lie that are linked to, besides the file's own."""
         self.path = posixpath.abspath(path)
+        self._linked_below = linked_below
+        self._contained: set[tuple[str, str]] = (
+            set()
+        )  # file and data set that a virtual one takes values from
         self._files = {self.path: open_file(self.path)}
+
+    def beside(self, path: str) -> "Source":
+        """Another file that belongs to this one by its name; raises as links to it do."""
+        self._require_allowed(path, "a file beside it")
+        return Source(path, self._linked_below)
 
     @property
     def root(self) -> h5py.Group:
@@ -221,12 +231,47 @@ class Source:
             return self._walk(group, link.path, depth + 1)
         if isinstance(link, h5py.ExternalLink):
             target = _beside(group.file.filename, link.filename)
+            self._require_allowed(target, posixpath.join(group.name, name))
             if not Path(target).exists():
                 where = posixpath.join(group.name, name)
                 raise ExternalMissing(f"{self.path}: {where} lies in {target}, which does not exist", target)
             return self._walk(self._open(target)["/"], "/" + link.path.lstrip("/"), depth + 1)
         node: Node = group[name]
+        if isinstance(node, h5py.Dataset):
+            self._require_contained(node)
         return node
+
+    def _require_contained(self, dataset: h5py.Dataset) -> None:
+        """Raise `ScanUnreadable` for values that HDF5 itself would fetch from where nothing may be read."""
+        for name, _, _ in dataset.external or ():
+            raise ScanUnreadable(
+                f"{self.path}: the values of {dataset.name} lie in {name}, which is no HDF5 file",
+                hint="write them into an HDF5 file; others are not read",
+            )
+        if not dataset.is_virtual or "/" in self._linked_below:
+            return
+        sources = {(source.file_name, source.dset_name) for source in dataset.virtual_sources()}
+        for name, inner in sources:
+            for target in _targets(dataset.file.filename, name):
+                if (target, inner) in self._contained:
+                    continue
+                self._contained.add((target, inner))
+                self._require_allowed(target, dataset.name)
+                if Path(target).exists():
+                    self._walk(self._open(target)["/"], "/" + inner.lstrip("/"), 1)
+
+    def _require_allowed(self, target: str, where: str) -> None:
+        """Raise `ScanUnreadable` for a file that neither lies beside the main one nor where files may lie.
+
+        Links of the file system do not lead there either, for anyone may make one.
+        """
+        folders = (posixpath.dirname(self.path), *self._linked_below)
+        real = os.path.realpath(target)
+        if not any(f"{real}/".startswith(f"{os.path.realpath(folder).rstrip('/')}/") for folder in folders):
+            raise ScanUnreadable(
+                f"{self.path}: {where} leads to {target}, outside the folders in which this scan's files may lie",
+                hint="watch a folder that holds both, or name the other one in linked_folders",
+            )
 
     def _open(self, path: str) -> h5py.File:
         if path not in self._files:
@@ -248,6 +293,7 @@ class Source:
 
     def _piece(self, dataset: h5py.Dataset, target: str, inner: str, frames: int) -> h5py.Dataset:
         """The data set `inner` in `target` of which a virtual one takes `frames`; raises `ExternalMissing`."""
+        self._require_allowed(target, dataset.name)
         if not Path(target).exists():
             raise ExternalMissing(
                 f"{self.path}: {dataset.name} is assembled from {target}, which does not exist", target

@@ -63,7 +63,7 @@ class Lnls(Hdf5Scan):
         found = []
         for path in _beside(stem, kind, ending):
             try:
-                source = Source(path)
+                source = self.source.beside(path)
             except ScanUnreadable as exc:
                 self.missing.append(exc)
                 continue

@@ -28,6 +28,11 @@ class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Names of files (wildcards; `{name}` is the scan's own) that say that the acquisition ended."""
     end_line: str = ""
     """Regular expression; a line of the log that it is found in says that the acquisition ended."""
+    linked_below: tuple[str, ...] = ("/",)
+    """Absolute folders in which files lie that an HDF5 file may link to, besides those in its own folder."""
+    links_into: str = ""
+    """Folder in which the files lie that symbolic links among a stack's files may lead to; none: they are not
+    followed."""
 
 
 class FoundScan(Protocol):

@@ -24,7 +24,7 @@ from srctd.formats.hdf5 import translated
 from srctd.formats.planes import LARGEST_SIDE, MOST_FRAMES, Plane
 from srctd.formats.protocol import ReadOptions
 from srctd.formats.stack import StackScan, Taken
-from srctd.formats.stackfiles import Listing, StackFile
+from srctd.formats.stackfiles import Listing, StackFile, regular
 from srctd.formats.stackframes import Frame, camera_counters
 from srctd.formats.stackroles import Seen, Survey, examined
 from srctd.formats.tags import read_all
@@ -146,48 +146,48 @@ def find_raw(path: str, options: ReadOptions) -> "RawScan | None":
     None if there is none. Folders of many images are left at the first one of them.
     """
     with translated(path):
-        raw = _raw_at(os.path.abspath(path))
+        raw = _raw_at(os.path.abspath(path), options.links_into)
         if raw is None:
             return None
-        listing = _listing(raw)
+        listing = _listing(raw, options.links_into)
         return RawScan(listing, read_all(listing.folder, listing.headers, options), options)
 
 
-def _raw_at(path: str) -> str | None:
+def _raw_at(path: str, links_into: str) -> str | None:
     if os.path.isdir(path):
-        return _only_raw(path)
+        return _only_raw(path, links_into)
     stem, suffix = posixpath.splitext(path)
     if suffix.lower() == RAW_SUFFIX:
-        return path if os.path.isfile(path) else None
+        return path if regular(path, links_into) else None
     if suffix.lower() not in HEADER_SUFFIXES:
         return None
     own = stem + RAW_SUFFIX
-    return own if os.path.isfile(own) else _only_raw(os.path.dirname(path))
+    return own if regular(own, links_into) else _only_raw(os.path.dirname(path), links_into)
 
 
-def _only_raw(folder: str) -> str | None:
+def _only_raw(folder: str, links_into: str) -> str | None:
     found: str | None = None
     with os.scandir(folder) as entries:
         for entry in entries:
             suffix = posixpath.splitext(entry.name)[1].lower()
             if suffix not in FRAME_SUFFIXES or entry.name.startswith(".") or not printable(entry.name):
                 continue
-            if suffix != RAW_SUFFIX or found is not None or not entry.is_file():
+            if suffix != RAW_SUFFIX or found is not None or not regular(entry.path, links_into):
                 return None
             found = entry.path
     return found
 
 
-def _listing(raw: str) -> Listing:
+def _listing(raw: str, links_into: str) -> Listing:
     """The raw file and the files beside it; where there are several raw files, those that bear its name."""
     folder, name = os.path.split(raw)
     stem = posixpath.splitext(name)[0]
-    alone = _only_raw(folder) == raw
+    alone = _only_raw(folder, links_into) == raw
     with os.scandir(folder) as entries:
         others = sorted(
-            StackFile(entry.name, entry.stat().st_size)
+            StackFile(entry.name, found.st_size)
             for entry in entries
-            if entry.is_file()
+            if (found := regular(entry.path, links_into))
             and not entry.name.startswith(".")
             and printable(entry.name)
             and posixpath.splitext(entry.name)[1].lower() not in FRAME_SUFFIXES

@@ -45,7 +45,7 @@ def index_scan(
     stack = _find_frame_files(path, options)
     if stack is not None:
         return stack.index(incomplete=incomplete, member=member)
-    source = Source(path)
+    source = Source(path, options.linked_below)
     try:
         scan = _find(source, entry, options)
         if scan is None:
@@ -67,7 +67,7 @@ def probe(path: str, options: ReadOptions = SHIPPED) -> Probe:
         return _unreadable(exc)
     writing = open_for_writing(path)
     try:
-        source = Source(path)
+        source = Source(path, options.linked_below)
     except SrctdError as exc:
         return _unreadable(exc, writing)
     try:

@@ -39,20 +39,21 @@ class Listing(NamedTuple):
         return sorted(names, key=lambda name: (name.count("/"), name))[:MOST_HEADERS]
 
 
-def list_stack(path: str) -> Listing | None:
+def list_stack(path: str, links_into: str = "") -> Listing | None:
     """The files of the stack at a path: its folder, or the header file of one among several; None if it is neither.
 
     Of a folder in which several header files have frames of their own, a stack is what begins like its header's
-    name and like no longer one. Raises `OSError` where the folder cannot be listed.
+    name and like no longer one. `links_into`: as `regular` has it. Raises `OSError` where the folder cannot be
+    listed.
     """
     path = os.path.abspath(path)
     if os.path.isdir(path):
-        return _listing(path, os.path.basename(path), list(_walk(path, "", DEEPEST)))
+        return _listing(path, os.path.basename(path), list(_walk(path, "", DEEPEST, links_into)))
     stem, suffix = posixpath.splitext(os.path.basename(path))
     if suffix.lower() not in HEADER_SUFFIXES or not os.path.isfile(path):
         return None
     folder = os.path.dirname(path)
-    files = list(_walk(folder, "", DEEPEST))
+    files = list(_walk(folder, "", DEEPEST, links_into))
     stems = _stems(files)
     owned = [file for file in files if _owner(file.name, stems) == stem]
     if any(_suffix(file.name) in FRAME_SUFFIXES for file in owned):
@@ -68,23 +69,36 @@ def _listing(folder: str, name: str, files: list[StackFile]) -> Listing:
     return Listing(folder, name, tuple(sorted(frames)), tuple(sorted(others)))
 
 
-def _walk(top: str, inside: str, levels: int) -> Iterator[StackFile]:
+def _walk(top: str, inside: str, levels: int, links_into: str) -> Iterator[StackFile]:
     """Files of a folder and of those below it that are named by a role; hidden ones are left out."""
     with os.scandir(os.path.join(top, inside)) as entries:
         for entry in entries:
             name = f"{inside}/{entry.name}" if inside else entry.name
             if entry.name.startswith(".") or not printable(entry.name):  # as the listing has it
                 continue
-            if entry.is_dir():
+            if entry.is_dir(follow_symlinks=False):
                 if levels and ROLE_FOLDER.fullmatch(entry.name):
-                    yield from _walk(top, name, levels - 1)
+                    yield from _walk(top, name, levels - 1, links_into)
                 continue
-            try:
-                found = entry.stat()
-            except FileNotFoundError:  # renamed since it was listed, or a link to nowhere
-                continue
-            if stat.S_ISREG(found.st_mode):  # whoever opens a pipe waits for ever
+            found = regular(entry.path, links_into)
+            if found is not None:
                 yield StackFile(name, found.st_size)
+
+
+def regular(path: str, links_into: str = "") -> os.stat_result | None:
+    """Size and times of a regular file; None for all else: whoever opens a pipe waits for ever.
+
+    A symbolic link is followed into the folder `links_into` alone: anyone may have made one that leads elsewhere.
+    """
+    try:
+        found = os.lstat(path)
+        if links_into and stat.S_ISLNK(found.st_mode):
+            path = os.path.realpath(path)
+            if path.startswith(f"{os.path.realpath(links_into)}/"):
+                found = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):  # renamed since it was listed, or a link to nowhere
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
 
 
 def _stems(files: list[StackFile]) -> list[str]:

@@ -72,6 +72,13 @@ def test_status_without_a_daemon_says_so(config: Path) -> None:
     assert "nobody answers" in done.stderr
 
 
+def test_retention_by_hand_removes_nothing(config: Path) -> None:
+    done = srctd("retention", "--config", str(config))
+    assert done.returncode != 0
+    assert "sources are removed by the daemon alone" in done.stderr
+    assert "srctd retention --dry-run" in done.stderr
+
+
 def test_reconstruct_by_hand(scan_file: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     done = srctd(

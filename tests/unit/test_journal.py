@@ -20,6 +20,9 @@ from srctd.core.lifecycle import (
     Released,
     Scan,
     SeenAgain,
+    SourceKept,
+    SourceRemovalBegun,
+    SourceRemoved,
     Status,
     Step,
     StepDone,
@@ -367,3 +370,22 @@ def test_a_killed_writer_leaves_a_consistent_prefix(tmp_path):
         kept = [(scan.id, str(step)) for scan in scans for step in scan.steps]
         assert sorted(kept) == sorted(set(told)), "events and steps tell the same story"
         assert all(state.status is Status.DONE for scan in scans for state in scan.steps.values())
+
+
+def test_what_became_of_a_source_is_kept_and_every_removal_is_an_event(journal: Journal, tmp_path) -> None:
+    scan = entered(journal)
+    while not scan.done:
+        for step in [step for step in Step if scan.step(step).status is Status.RUNNING]:
+            scan = after(journal, scan, StepDone(scan="s", step=step, result=msgspec.Raw(b"{}"), seconds=1.0))
+    assert journal.last_finished() == {"s": NOW}
+    scan = after(journal, scan, SourceKept(scan="s", reason="a digest differs"))
+    scan = after(journal, scan, SourceRemovalBegun(scan="s", at=NOW, folder="/d", files=2, bytes=10))
+    scan = after(journal, scan, SourceRemoved(scan="s", at=NOW + 1, folder="/d", files=2, bytes=10))
+    assert journal.load() == [scan]
+    assert (scan.removal_begun_at, scan.source_removed_at) == (NOW, NOW + 1)
+    with contextlib.closing(sqlite3.connect(tmp_path / "journal.sqlite")) as other:
+        rows = other.execute("SELECT topic, body FROM events ORDER BY sequence").fetchall()[-3:]
+    assert [topic for topic, _ in rows] == [
+        *("scan.source_kept", "scan.source_removal_begun", "scan.source_removed"),
+    ]
+    assert msgspec.json.decode(rows[2][1])["files"] == 2

@@ -18,6 +18,9 @@ from srctd.core.lifecycle import (
     RunStep,
     Scan,
     SeenAgain,
+    SourceKept,
+    SourceRemovalBegun,
+    SourceRemoved,
     Stage,
     Status,
     Step,
@@ -281,3 +284,50 @@ def test_a_move_after_the_copy_is_noted_and_nothing_is_done_again():
 def test_the_first_member_leads():
     assert a_scan(leader="x", task="t_20260101T000000Z-m002").leader_task == "t_20260101T000000Z-m000"
     assert a_scan().leader_task == a_scan().task
+
+
+# --- retention --------------------------------------------------------------------------------------------
+
+BEGUN = SourceRemovalBegun(scan="s", at=1.0, folder="/d", files=1, bytes=10)
+REMOVED = SourceRemoved(scan="s", at=2.0, folder="/d", files=1, bytes=10)
+
+
+def all_done() -> Scan:
+    scan = entered()
+    while not scan.done:
+        scan = done(scan, *(step for step in Step if scan.step(step).status is Status.RUNNING))
+    return scan
+
+
+def test_the_source_of_a_scan_that_is_not_done_cannot_be_removed() -> None:
+    again, _ = advance(all_done(), Released(scan="s", again=Step.PREVIEW))
+    superseded, _ = advance(all_done(), Superseded(scan="s"))
+    for scan in (entered(), again, superseded):
+        assert advance(scan, BEGUN)[0].source_is_whole
+    begun, commands = advance(all_done(), BEGUN)
+    assert (begun.removal_begun_at, begun.source_is_whole, commands) == (1.0, False, [])
+
+
+def test_without_its_source_a_scan_is_done_again_from_the_copy_alone() -> None:
+    begun, _ = advance(all_done(), BEGUN)
+    removed, _ = advance(begun, REMOVED)
+    assert removed.source_removed_at == 2.0
+    for scan in (begun, removed):
+        for step in (Step.IDENTIFY, Step.CHECK, Step.SYNC):
+            assert advance(scan, Released(scan="s", again=step)) == (scan, []), step
+        again, commands = advance(scan, Released(scan="s", again=Step.SUBMIT))
+        assert commands == [RunStep(scan="s", step=Step.SUBMIT)]
+        assert not again.done
+
+
+def test_files_that_are_seen_elsewhere_after_their_removal_are_a_source_again() -> None:
+    removed, _ = advance(advance(all_done(), BEGUN)[0], REMOVED)
+    there = SeenAgain(scan="s", path="/d/put-back.h5", fingerprint="f", moved=a_source(name="put-back.h5"))
+    assert advance(removed, there)[0].source_is_whole
+
+
+def test_a_damaged_copy_is_remembered_until_somebody_released_the_scan() -> None:
+    kept, _ = advance(all_done(), SourceKept(scan="s", reason="a digest differs"))
+    assert kept.source_kept == "a digest differs"
+    released, commands = advance(kept, Released(scan="s"))
+    assert (released.source_kept, commands) == ("", [])

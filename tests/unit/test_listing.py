@@ -141,6 +141,16 @@ def test_a_root_behind_a_link_is_listed_under_its_real_name(tmp_path):
     assert list(looked(tmp_path / "link").groups) == [str(tmp_path / "real/a.h5")]
 
 
+def test_a_root_that_comes_later_behind_a_link_is_found_there(tmp_path):
+    listing = looked(tmp_path / "link")
+    assert listing.problems
+    touch(tmp_path, "real/a.h5")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    listing.look((), 10.0)
+    assert list(listing.groups) == [str(tmp_path / "real/a.h5")]
+    assert listing.problems == ()
+
+
 def test_a_missing_root_is_a_problem_and_no_error_and_is_found_when_it_comes(tmp_path):
     listing = Listing(root_at(tmp_path / "no"))
     listing.look((), 0.0)

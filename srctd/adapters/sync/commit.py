@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from srctd.adapters.sync.folders import make_folder, remove_folder, sweep, sync_folder, write_atomic
+from srctd.adapters.sync.naming import leads_astray
 from srctd.adapters.sync.notes import MANIFEST, PROGRESS
 from srctd.adapters.sync.options import Give, keep
 from srctd.adapters.sync.trouble import storage_error, writing
@@ -74,15 +75,25 @@ def publish(part: Path, final: Path) -> None:
 
 
 def published(final: Path) -> Manifest | None:
-    """The manifest of a folder that appeared before; None if it did not."""
+    """The manifest of a folder that appeared before; None if it did not.
+
+    Raises `DigestMismatch` for what is no manifest: the file is its owner's, who may have edited it.
+    """
     try:
-        return msgspec.json.decode((final / MANIFEST).read_bytes(), type=Manifest)
+        found = msgspec.json.decode((final / MANIFEST).read_bytes(), type=Manifest)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except msgspec.DecodeError as exc:
         raise DigestMismatch(f"{final / MANIFEST}: no manifest: {exc}", hint="move the folder away") from exc
     except OSError as exc:
         raise storage_error(exc, f"{final / MANIFEST} cannot be read") from exc
+    opened = [found.opened] if found.opened else []
+    for name in (*opened, *(name for file in found.files for name in (file.path, file.copied_as))):
+        if leads_astray(name):
+            raise DigestMismatch(
+                f"{final / MANIFEST}: {name!r} is no name in a copy", hint="move the folder away"
+            )
+    return found
 
 
 def _same_manifest(part: Path, final: Path) -> bool:

@@ -2,18 +2,19 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import msgspec
 
-from srctd.adapters.sync.commit import make_input, write_manifest
+from srctd.adapters.sync.commit import INPUT, make_input, write_manifest
 from srctd.adapters.sync.engine import Engine
 from srctd.adapters.sync.folders import sync_folder
+from srctd.adapters.sync.naming import check_names, named
 from srctd.adapters.sync.notes import NOTHING, Known, Notes, read_progress
 from srctd.adapters.sync.options import PLAIN, CopyOptions, Give
-from srctd.adapters.sync.source import Source, check_unchanged, checked_names, digested
+from srctd.adapters.sync.source import Source, check_unchanged, digested
 from srctd.adapters.sync.trouble import writing
 from srctd.core.errors import NoSpace
 from srctd.core.scan import BLOCK_BYTES, FileEntry, Manifest
@@ -28,12 +29,12 @@ def copy_settled(
     file whole blocks are copied. May be called any number of times with what was seen since: what was copied is
     not copied again. Whatever changes all the same is put right by `copy`. Raises as that does.
     """
-    wanted = [file for file in seen.files if settled.get(file.path) is not None]
-    checked_names(seen.folder, wanted)
+    listed = [file for file in seen.files if file.path in settled]
+    check_names(seen.folder, listed, kept=not options.portable_names)
     folder = make_input(part)
     noted = read_progress(part)
     due = []
-    for file in wanted:
+    for file in named(listed, _stored(noted), portable=options.portable_names):
         known = _known(noted, file)
         closed = settled[file.path] == file.size
         blocks = range(settled[file.path] // BLOCK_BYTES)
@@ -57,7 +58,7 @@ def copy_settled(
 def bytes_left(wanted: Manifest, part: Path) -> int:
     """How many bytes of a scan are still to be written, by what was noted. Raises the errors of storage."""
     noted = read_progress(part)
-    return sum(file.size - _known(noted, file).holds(file) for file in wanted.files)
+    return sum(file.size - noted.get(file.path, NOTHING).holds(file) for file in wanted.files)
 
 
 def copy(wanted: Manifest, part: Path, options: CopyOptions = PLAIN) -> Manifest:
@@ -71,14 +72,14 @@ def copy(wanted: Manifest, part: Path, options: CopyOptions = PLAIN) -> Manifest
     Raises `SourceChanged`, `ScanUnreadable` (a name or file that must not be copied), `NoSpace` (then `part` is
     removed), `NotPermitted`, `StorageUnavailable`, `DigestMismatch` (the storage does not keep what is written).
     """
-    names = checked_names(wanted.folder, wanted.files)
+    check_names(wanted.folder, wanted.files, kept=not options.portable_names)
     try:
         folder = make_input(part)
         with Source(wanted.folder) as source:
-            proven = _proven(source, wanted, part, options)
+            proven = _proven(source, wanted.files, part, options)
             for file in wanted.files:
                 source.check(file)
-        _settle(folder, names, options.give)
+        _settle(folder, frozenset(file.copied_as for file in proven), options.give)
         manifest = msgspec.structs.replace(wanted, files=proven)
         write_manifest(part, manifest, options.give)
     except NoSpace:
@@ -89,7 +90,7 @@ def copy(wanted: Manifest, part: Path, options: CopyOptions = PLAIN) -> Manifest
 
 def digest_in_place(wanted: Manifest, options: CopyOptions = PLAIN) -> Manifest:
     """The manifest, with digests, of files that stay where they are. Raises as `copy` does for its source."""
-    checked_names(wanted.folder, wanted.files)
+    check_names(wanted.folder, wanted.files, kept=True)
     buffer = memoryview(bytearray(min(BLOCK_BYTES, max((file.size for file in wanted.files), default=0))))
     proven = []
     with Source(wanted.folder) as source:
@@ -103,13 +104,15 @@ def digest_in_place(wanted: Manifest, options: CopyOptions = PLAIN) -> Manifest:
     return msgspec.structs.replace(wanted, files=tuple(proven))
 
 
-def _proven(source: Source, wanted: Manifest, part: Path, options: CopyOptions) -> tuple[FileEntry, ...]:
+def _proven(
+    source: Source, wanted: Sequence[FileEntry], part: Path, options: CopyOptions
+) -> tuple[FileEntry, ...]:
     """All files with their digests: those that this process finished before, and the rest, copied now."""
-    folder = make_input(part)
+    folder = part / INPUT
     noted = read_progress(part)
     proven: dict[str, FileEntry] = {}
     due = []
-    for file in wanted.files:
+    for file in named(wanted, _stored(noted), portable=options.portable_names):
         known = _known(noted, file).checked(_stat(folder / file.copied_as))
         done = known.finished_as(file)
         if done is not None and known.mine:
@@ -120,7 +123,12 @@ def _proven(source: Source, wanted: Manifest, part: Path, options: CopyOptions) 
         with closing(Notes(part)) as notes, Engine(source, folder, notes, options) as engine:
             for file, known, descriptor in source.ahead(due):
                 proven[file.path] = engine.whole(file, descriptor, known)
-    return tuple(proven[file.path] for file in wanted.files)
+    return tuple(proven[file.path] for file in wanted)
+
+
+def _stored(noted: Mapping[str, Known]) -> dict[str, str]:
+    """Names in the copy, of files that were copied before."""
+    return {path: known.stored for path, known in noted.items()}
 
 
 def _known(noted: Mapping[str, Known], file: FileEntry) -> Known:

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import stat
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +20,6 @@ CHUNK_BYTES = 1 << 20
 """Read at once: it is digested while the processor's cache still holds it, and a copy pauses or ends after it."""
 FILES_AHEAD = 16
 """So many files are opened, and their beginnings asked for, before it is their turn."""
-_BAD_NAME = re.compile("[\x00-\x1f\x7f\\\\\ud800-\udfff]")
 T = TypeVar("T")
 
 
@@ -29,19 +27,6 @@ def inside(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> bool:
     """Whether a path, links resolved, is `root` or lies below it."""
     top = os.path.realpath(root)
     return os.path.commonpath([os.path.realpath(path), top]) == top
-
-
-def checked_names(folder: str, files: Sequence[FileEntry]) -> frozenset[str]:
-    """The files' names, all of them below the folder, none twice; raises `ScanUnreadable`."""
-    names = [file.path for file in files]
-    for name in names:
-        if any(word in ("", ".", "..") for word in name.split("/")) or _BAD_NAME.search(name):
-            raise ScanUnreadable(
-                f"{folder}: {name!r} is no plain relative name", hint="rename the file on the detector's side"
-            )
-    if len(set(names)) < len(names):
-        raise ScanUnreadable(f"{folder}: a file is listed twice")
-    return frozenset(names)
 
 
 class Ahead(NamedTuple, Generic[T]):
