@@ -1,6 +1,6 @@
 """How fast scans are copied, beside `cp` and `rsync -a` on the same files.
 
-    python tests/bench/copy_speed.py [--megabytes 4000] [--files 20000] [--kilobytes 100] [--rounds 3] [--folder /tmp]
+    python tests/bench/copy_speed.py [--megabytes 4000] [--files 20000] [--kilobytes 100] [--rounds 3]
 
 Prints, for one large file and for many small ones, medians of wall time and of processor time, the throughput, and
 the peak memory of a process that copied and did nothing else. Where the caches can be dropped (as root), every copy

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import xxhash
 
+from srctd.adapters import sync
 from srctd.adapters.ownership import Ownership
 from srctd.adapters.space import SharedStorage
 from srctd.config import OwnershipSection
