@@ -38,7 +38,7 @@ from srctd.core.scan import BLOCK_BYTES, FileEntry
 
 WAITING = 2
 """Blocks that wait to be written."""
-BATCH_FILES = 128
+BATCH_FILES = 256
 BATCH_BYTES = 32 * BLOCK_BYTES
 """So much is made durable at once. A batch is filled while another waits and a third is made durable, so that three
 times as many files are open at most."""
@@ -242,7 +242,10 @@ class Engine:
     def _settle(self, batch: Sequence[tuple[Target, FileEntry | None]]) -> None:
         for target, entry in batch:
             with writing(target.path):
-                target.settle(self._options.give, whole=entry is not None)
+                target.finish(self._options.give, whole=entry is not None)
+        for target, _ in batch:  # not one by one: every change of an inode would wait for the journal again
+            with writing(target.path):
+                os.fsync(target.descriptor)
         finished = [(target, entry) for target, entry in batch if entry is not None]
         read_back(finished, self._source.folder, self._options.read_back)
         self._notes.finished([entry for _, entry in finished])

@@ -65,7 +65,8 @@ def _prove(target: Target, entry: FileEntry, number: int, folder: str) -> None:
     block = _read_again(entry, offset, length, folder, wanted)
     with writing(target.path):
         target.write(block, offset, [])
-        target.settle(keep, whole=True)
+        target.finish(keep, whole=True)
+        os.fsync(target.descriptor)
     found = _stored(target, offset, length)
     if found != wanted:
         raise DigestMismatch(

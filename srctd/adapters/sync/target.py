@@ -43,13 +43,12 @@ class Target:
         self._filled = max(self._filled, offset + len(data))
         kernel.start_writing_back(self.descriptor, offset, len(data))
 
-    def settle(self, give: Give, *, whole: bool) -> None:
-        """Make it durable, with the source's time and handed over; cut to its size if all of it was written."""
+    def finish(self, give: Give, *, whole: bool) -> None:
+        """Give it the source's time, hand it over, and if all of it was written cut it to its size; no fsync."""
         if whole and os.fstat(self.descriptor).st_size != self.file.size:
             os.ftruncate(self.descriptor, self.file.size)
         os.utime(self.descriptor, ns=(self.file.mtime_ns, self.file.mtime_ns))
         give(self.descriptor)
-        os.fsync(self.descriptor)
 
     def close(self) -> None:
         """May be called again."""
