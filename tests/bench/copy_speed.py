@@ -5,7 +5,8 @@
 Prints, for one large file and for many small ones, medians of wall time and of processor time, the throughput, and
 the peak memory of a process that copied and did nothing else. Where the caches can be dropped (as root), every copy
 begins with none. srctd's copies are digested, durable and sampled; `cp` leaves to the kernel when it writes to the
-disk, and so `cp` followed by `sync` is shown as well. The order changes from round to round.
+disk, and so `cp` followed by `sync` is shown as well. The order changes from round to round. Copies are emptied
+and stay until the end: ext4 is slow to make files for minutes after as many were removed.
 """
 
 import argparse
@@ -40,7 +41,7 @@ class Run(NamedTuple):
 
 def make(folder: Path, files: int, size: int) -> None:
     """So many files of random bytes, no two alike."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     block = random.Random(1).randbytes(min(size, 8 << 20))
     for number in range(files):
         with (folder / f"frame_{number:06}.tif").open("wb") as file:
@@ -104,19 +105,21 @@ def timed(way: str, source: Path, target: Path) -> Run:
     if status:
         sys.exit(f"{way} failed")
     processor, peak = target.with_name("usage").read_text().split()
-    shutil.rmtree(target)
+    for path in target.rglob("*"):
+        if path.is_file():
+            os.truncate(path, 0)
     return Run(wall, float(processor), int(peak) << 10)
 
 
 def compare(title: str, folder: Path, files: int, size: int, rounds: int) -> None:
     """Print a table."""
-    source, target = folder / "source", folder / "target"
+    source = folder / "source"
     make(source, files, size)
     ways = list(WAYS) if shutil.which("rsync") else [way for way in WAYS if way != "rsync -a"]
     runs: dict[str, list[Run]] = {way: [] for way in ways}
     for number in range(rounds):
         for way in ways if number % 2 == 0 else reversed(ways):
-            runs[way].append(timed(way, source, target))
+            runs[way].append(timed(way, source, folder / f"target-{number}-{way}"))
     shutil.rmtree(source)
     print(f"\n{title}, median of {rounds}")
     print(f"{'':22}{'s':>8}{'MB/s':>8}{'of cp':>8}{'cpu s':>8}{'MB':>6}   all")
@@ -143,10 +146,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         if options.megabytes:
             title = f"one file of {options.megabytes} MB"
-            compare(title, Path(name), 1, options.megabytes * 10**6, options.rounds)
+            compare(title, Path(name) / "large", 1, options.megabytes * 10**6, options.rounds)
         if options.files:
             title = f"{options.files} files of {options.kilobytes} kB"
-            compare(title, Path(name), options.files, options.kilobytes * 10**3, options.rounds)
+            compare(title, Path(name) / "small", options.files, options.kilobytes * 10**3, options.rounds)
 
 
 if __name__ == "__main__":
