@@ -54,9 +54,9 @@ def make(folder: Path, files: int, size: int) -> None:
 def by_srctd(read_back: ReadBack) -> Callable[[Path, Path], None]:
     def copy(source: Path, target: Path) -> None:
         entries = []
-        for path in sorted(source.iterdir()):
-            stat = path.stat()
-            entries.append(FileEntry(path=path.name, size=stat.st_size, mtime_ns=stat.st_mtime_ns))
+        for found in sorted(os.scandir(source), key=lambda found: found.name):
+            stat = found.stat()
+            entries.append(FileEntry(path=found.name, size=stat.st_size, mtime_ns=stat.st_mtime_ns))
         part = target.with_name(".copy.part")
         sync.copy(
             Manifest(folder=str(source), files=tuple(entries)), part, sync.CopyOptions(read_back=read_back)

@@ -48,7 +48,7 @@ def copy_settled(
         Engine(source, folder, notes, options) as engine,
     ):
         for file, known, descriptor in source.ahead(due):
-            checked = known.checked(_stat(folder / file.copied_as))
+            checked = known.checked(_stat(f"{folder}/{file.copied_as}"))
             if settled[file.path] == file.size:
                 engine.whole(file, descriptor, checked)
             else:
@@ -113,7 +113,7 @@ def _proven(
     proven: dict[str, FileEntry] = {}
     due = []
     for file in named(wanted, _stored(noted), portable=options.portable_names):
-        known = _known(noted, file).checked(_stat(folder / file.copied_as))
+        known = _known(noted, file).checked(_stat(f"{folder}/{file.copied_as}"))
         done = known.finished_as(file)
         if done is not None and known.mine:
             proven[file.path] = done
@@ -137,7 +137,7 @@ def _known(noted: Mapping[str, Known], file: FileEntry) -> Known:
     return known if known.stored == file.copied_as else NOTHING
 
 
-def _stat(path: Path) -> os.stat_result | None:
+def _stat(path: str) -> os.stat_result | None:
     """Of a file of the copy, or of what has its name; None: nothing has."""
     with writing(path, "looked at"):
         try:
@@ -151,7 +151,7 @@ def _settle(folder: Path, names: frozenset[str], give: Give) -> None:
     with writing(folder):
         for here, _, files in os.walk(folder):
             for file in files:
-                path = os.path.join(here, file)
-                if os.path.relpath(path, folder) not in names:
+                path = f"{here}/{file}"
+                if path.removeprefix(f"{folder}/") not in names:
                     os.unlink(path)
             sync_folder(Path(here), give)

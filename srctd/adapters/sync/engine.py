@@ -50,6 +50,7 @@ class Engine:
     def __init__(self, source: Source, folder: Path, notes: Notes, options: CopyOptions) -> None:
         self._source = source
         self._folder = folder
+        self._top = str(folder)
         self._notes = notes
         self._options = options
         self._writer = Lane("copy-write", WAITING)
@@ -57,7 +58,7 @@ class Engine:
         self._small = memoryview(mmap.mmap(-1, CHUNK_BYTES))
         self._ring: list[memoryview] = []
         self._open: set[Target] = set()
-        self._made: set[Path] = set()
+        self._made: set[str] = set()
         self._batch: list[tuple[Target, FileEntry | None]] = []
         self._batch_bytes = 0
 
@@ -90,20 +91,21 @@ class Engine:
         target = self._target(file, known)
         cloned = self._prepare(target, original)
         whole, digests, hole_bytes = xxhash.xxh3_128(), [], 0
+        several = [whole] if file.size > BLOCK_BYTES else []  # else the block's digest is that of the file
         for index, (offset, length) in enumerate(block_lengths(file.size)):
             buffer = self._buffer(file.size)[:length]
             digest = self._kept(target, index, buffer)
             if digest:
                 whole.update(buffer)
             else:
-                digest = self._read(target.descriptor if cloned else original, file, index, buffer, whole)
+                digest = self._read(target.descriptor if cloned else original, file, index, buffer, *several)
             gaps = self._gaps(target, original, offset, buffer)
             hole_bytes += sum(end - begin for begin, end in gaps)
             if not cloned:
                 self._put(target, index, digest, buffer, gaps)
             digests.append(digest)
         check_unchanged(original, path, file)
-        entry = with_digests(file, whole.hexdigest(), digests, hole_bytes)
+        entry = with_digests(file, whole, digests, hole_bytes)
         self._end(target, entry)
         return entry
 
@@ -129,10 +131,11 @@ class Engine:
         self._end(target, None)
 
     def _target(self, file: FileEntry, known: Known) -> Target:
-        path = self._folder / file.copied_as
-        if path.parent not in self._made:
-            make_folder(path.parent, top=self._folder)
-            self._made.add(path.parent)
+        path = f"{self._top}/{file.copied_as}"
+        parent = file.copied_as.rpartition("/")[0]
+        if parent not in self._made:
+            make_folder(self._folder / parent, top=self._folder)
+            self._made.add(parent)
         with writing(path):
             target = Target(path, file, known)
         self._open.add(target)
@@ -202,7 +205,7 @@ class Engine:
             self._notes.written(target.file, index, digest, 0)
             return
         task = partial(self._write, target, index, digest, buffer, gaps)
-        if target.file.size <= CHUNK_BYTES:  # handing it over would take longer
+        if target.file.size <= CHUNK_BYTES:  # handing it over would take longer than writing it
             task()
         else:
             self._writer.do(task)
@@ -235,11 +238,15 @@ class Engine:
             self._notes.overwritten(target.file, index)
         with writing(target.path):
             target.write(data, index * BLOCK_BYTES, gaps)
+            if target.file.size > CHUNK_BYTES:  # small ones are brought to the disk by the batch
+                kernel.start_writing_back(target.descriptor, index * BLOCK_BYTES, len(data))
         self._notes.written(target.file, index, digest, len(data))
 
     # --- in the settling thread ---------------------------------------------------------------------------
 
     def _settle(self, batch: Sequence[tuple[Target, FileEntry | None]]) -> None:
+        for target, _ in batch:
+            kernel.start_writing_back(target.descriptor, 0, 0)
         for target, entry in batch:
             with writing(target.path):
                 target.finish(self._options.give, whole=entry is not None)

@@ -29,7 +29,8 @@ def punch_hole(descriptor: int, offset: int, count: int) -> bool:
 
 
 def start_writing_back(descriptor: int, offset: int, count: int) -> None:
-    """Let the kernel begin to write a range to the disk, and wait for nothing: less is left to the fsync.
+    """Let the kernel begin to write a range to the disk, and wait for nothing: less is left to the fsync. Of 0
+    bytes: up to the end of the file.
 
     An error is of no account here: the fsync tells of it.
     """

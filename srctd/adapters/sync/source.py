@@ -186,17 +186,19 @@ def digested(descriptor: int, path: str, file: FileEntry, pace: Pace, buffer: me
         block = xxhash.xxh3_128()
         read_block(descriptor, path, buffer[:length], offset, pace, whole, block)
         blocks.append(block.hexdigest())
-    return with_digests(file, whole.hexdigest(), blocks)
+    return with_digests(file, whole, blocks)
 
 
-def with_digests(file: FileEntry, whole: str, blocks: Sequence[str], hole_bytes: int = 0) -> FileEntry:
-    """A file of which all is known. That of a single block is not said twice."""
+def with_digests(
+    file: FileEntry, whole: xxhash.xxh3_128, blocks: Sequence[str], hole_bytes: int = 0
+) -> FileEntry:
+    """A file of which all is known. `whole`: of all its blocks, unless there is only one."""
     return FileEntry(
         path=file.path,
         size=file.size,
         mtime_ns=file.mtime_ns,
         stored=file.stored,
-        digest=whole,
+        digest=blocks[0] if len(blocks) == 1 else whole.hexdigest(),
         blocks=tuple(blocks) if len(blocks) > 1 else (),
         hole_bytes=hole_bytes,
     )

@@ -3,7 +3,6 @@
 import errno
 import os
 import stat
-from pathlib import Path
 
 from srctd.adapters.sync import kernel
 from srctd.adapters.sync.notes import Known
@@ -16,7 +15,7 @@ _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 class Target:
     """One file of a copy, open. All of it raises `OSError`."""
 
-    def __init__(self, path: Path, file: FileEntry, known: Known) -> None:
+    def __init__(self, path: str, file: FileEntry, known: Known) -> None:
         """`known`: what is known of an earlier one of that name; without blocks it begins anew."""
         self.path = path
         self.file = file
@@ -28,12 +27,12 @@ class Target:
         now = os.fstat(self.descriptor)
         if not stat.S_ISREG(now.st_mode):
             self.close()
-            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO), str(path))
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO), path)
         self._filled = now.st_size
         """Beyond this nothing was ever written."""
 
     def write(self, data: memoryview, offset: int, holes: list[tuple[int, int]]) -> None:
-        """Write a block, but for `holes` in it, which are zeros; begin to bring it to the disk."""
+        """Write a block, but for `holes` in it, which are zeros."""
         position = 0
         for begin, end in [*holes, (len(data), len(data))]:
             self._write_all(data[position:begin], offset + position)
@@ -41,7 +40,6 @@ class Target:
                 self._write_all(data[begin:end], offset + begin)
             position = end
         self._filled = max(self._filled, offset + len(data))
-        kernel.start_writing_back(self.descriptor, offset, len(data))
 
     def finish(self, give: Give, *, whole: bool) -> None:
         """Give it the source's time, hand it over, and if all of it was written cut it to its size; no fsync."""
