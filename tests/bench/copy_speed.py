@@ -4,9 +4,9 @@
 
 Prints, for one large file and for many small ones, medians of wall time and of processor time, the throughput, and
 the peak memory of a process that copied and did nothing else. Where the caches can be dropped (as root), every copy
-begins with none. srctd's copies are digested, durable and sampled; `cp` leaves to the kernel when it writes to the
-disk, and so `cp` followed by `sync` is shown as well. The order changes from round to round. Copies are emptied
-and stay until the end: ext4 is slow to make files for minutes after as many were removed.
+begins with none. srctd's copies are digested, durable and sampled; `cp` and rsync leave it to the kernel when
+that writes to the disk, and so both followed by `sync` are shown as well. The order changes from round to round. Copies are
+emptied and stay until the end: ext4 is slow to make files for minutes after as many were removed.
 """
 
 import argparse
@@ -79,6 +79,7 @@ WAYS = {
     "cp -r": by_program("cp", "-r", "-T"),
     "cp -r, sync": by_program("cp", "-r", "-T", then_sync=True),
     "rsync -a": by_program("rsync", "-a"),
+    "rsync -a, sync": by_program("rsync", "-a", then_sync=True),
     "srctd": by_srctd(ReadBack.SAMPLED),
     "srctd, not read back": by_srctd(ReadBack.NONE),
     "srctd, all read back": by_srctd(ReadBack.FULL),
@@ -115,7 +116,7 @@ def compare(title: str, folder: Path, files: int, size: int, rounds: int) -> Non
     """Print a table."""
     source = folder / "source"
     make(source, files, size)
-    ways = list(WAYS) if shutil.which("rsync") else [way for way in WAYS if way != "rsync -a"]
+    ways = list(WAYS) if shutil.which("rsync") else [way for way in WAYS if "rsync" not in way]
     runs: dict[str, list[Run]] = {way: [] for way in ways}
     for number in range(rounds):
         for way in ways if number % 2 == 0 else reversed(ways):

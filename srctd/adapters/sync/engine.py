@@ -38,7 +38,7 @@ from srctd.core.scan import BLOCK_BYTES, FileEntry
 
 WAITING = 2
 """Blocks that wait to be written."""
-BATCH_FILES = 256
+BATCH_FILES = 128
 BATCH_BYTES = 32 * BLOCK_BYTES
 """So much is made durable at once. A batch is filled while another waits and a third is made durable, so that three
 times as many files are open at most."""

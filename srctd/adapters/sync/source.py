@@ -18,7 +18,7 @@ from srctd.core.scan import BLOCK_BYTES, FileEntry
 
 CHUNK_BYTES = 1 << 20
 """Read at once: it is digested while the processor's cache still holds it, and a copy pauses or ends after it."""
-FILES_AHEAD = 16
+FILES_AHEAD = 32
 """So many files are opened, and their beginnings asked for, before it is their turn."""
 T = TypeVar("T")
 
