@@ -4,9 +4,9 @@
 
 Prints, for one large file and for many small ones, medians of wall time and of processor time, the throughput, and
 the peak memory of a process that copied and did nothing else. Where the caches can be dropped (as root), every copy
-begins with none. srctd's copies are digested, durable and sampled; `cp` and rsync leave it to the kernel when
-that writes to the disk, and so both followed by `sync` are shown as well. The order changes from round to round. Copies are
-emptied and stay until the end: ext4 is slow to make files for minutes after as many were removed.
+begins with none. srctd's copies are digested, durable and sampled; `cp` and rsync leave it to the kernel when data
+are written to the disk, and so both followed by `sync` are shown as well. The order changes from round to round.
+Copies are emptied and stay until the end: ext4 is slow to make files for minutes after as many were removed.
 """
 
 import argparse
