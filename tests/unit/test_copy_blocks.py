@@ -354,3 +354,15 @@ def test_whatever_happens_the_copy_is_the_source(steps: list[tuple[str, int]]) -
             apply(scan, step, number)
         scan.check(scan.copy())
         assert scan.left() == 0
+
+
+def test_a_scan_that_is_moved_away_while_it_is_copied_is_noticed(scan: Scan) -> None:
+    """What is open could still be read."""
+    scan.write(0, noise(1000))
+
+    class Moves:
+        def take(self, _: int) -> None:
+            scan.source.rename(scan.source.with_name("away"))
+
+    with pytest.raises(SourceChanged, match=r"scan\.h5 is not there any more"):
+        sync.copy(scan.manifest(), scan.part, sync.CopyOptions(pace=Moves()))

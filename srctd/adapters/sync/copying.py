@@ -77,8 +77,7 @@ def copy(wanted: Manifest, part: Path, options: CopyOptions = PLAIN) -> Manifest
         folder = make_input(part)
         with Source(wanted.folder) as source:
             proven = _proven(source, wanted.files, part, options)
-            for file in wanted.files:
-                source.check(file)
+        _check_unchanged(wanted)
         _settle(folder, frozenset(file.copied_as for file in proven), options.give)
         manifest = msgspec.structs.replace(wanted, files=proven)
         write_manifest(part, manifest, options.give)
@@ -99,8 +98,7 @@ def digest_in_place(wanted: Manifest, options: CopyOptions = PLAIN) -> Manifest:
             check_unchanged(descriptor, path, file)
             proven.append(digested(descriptor, path, file, options.pace, buffer))
             check_unchanged(descriptor, path, file)
-        for file in wanted.files:
-            source.check(file)
+    _check_unchanged(wanted)
     return msgspec.structs.replace(wanted, files=tuple(proven))
 
 
@@ -124,6 +122,16 @@ def _proven(
             for file, known, descriptor in source.ahead(due):
                 proven[file.path] = engine.whole(file, descriptor, known)
     return tuple(proven[file.path] for file in wanted)
+
+
+def _check_unchanged(wanted: Manifest) -> None:
+    """Raise `SourceChanged` unless all files are still there, under their names, as they were listed.
+
+    From the scan's folder anew: what was open may have been moved away meanwhile.
+    """
+    with Source(wanted.folder) as source:
+        for file in wanted.files:
+            source.check(file)
 
 
 def _stored(noted: Mapping[str, Known]) -> dict[str, str]:
