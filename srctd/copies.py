@@ -210,6 +210,7 @@ class Copies:
             else:
                 copy.took()
                 copy.fits = True
+                copy.meter.reached(copy.copied_bytes)
                 log.debug("copy.followed", scan=scan, bytes=copy.copied_bytes)
 
     def _settled(self, scan: str, copy: Growing) -> Callable[[sync.CopyOptions], None]:
@@ -235,10 +236,11 @@ class Copies:
 
         def work(options: sync.CopyOptions) -> Manifest:
             left = sync.bytes_left(manifest, copy.part)
-            copy.meter.base, copy.meter.goal = manifest.size - left, manifest.size
+            copy.meter.reached(manifest.size - left)
             if ahead:  # else room was promised to it
                 self._place.storage.require_for_copy(left, self._reserve, manifest.main, promised)
             proven = sync.copy(manifest, copy.part, self._claimed(copy, options))
+            copy.meter.reached(manifest.size)
             seconds = round(time.monotonic() - began, 3)
             log.info("copy.ended", scan=scan, ahead=ahead, bytes=manifest.size, left=left, seconds=seconds)
             return proven

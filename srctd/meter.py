@@ -57,6 +57,10 @@ class Meter:
         self._working = self._held_back = False
         self.base, self._moved = min(self.goal, self.base + self._moved), 0
 
+    def reached(self, copied: int) -> None:
+        """So many bytes are there now, moved by this attempt or found from an earlier one."""
+        self.base, self.goal, self._moved = copied, max(self.goal, copied), 0
+
     def moved(self, count: int) -> None:
         """So many bytes more."""
         self._moved += count

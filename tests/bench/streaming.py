@@ -1,6 +1,6 @@
 """How soon after the verdict a scan that was copied while it was acquired has its verified copy.
 
-    python tests/bench/streaming.py [--gigabytes 4] [--seconds 60] [--settle 5] [--folder /tmp]
+    python tests/bench/streaming.py [--gigabytes 4] [--seconds 60] [--settle 2] [--folder /tmp]
 
 A detector writes a scan of that size in that time below the watched root of a real daemon: one HDF5 file that
 grows, and a stack of TIFF files. Prints, by the times of the daemon's journal, the seconds from the verdict to the
@@ -97,7 +97,7 @@ def main() -> None:
     )
     parser.add_argument("--gigabytes", type=float, default=4.0)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--settle", type=float, default=5.0, help="settle time of the watched root")
+    parser.add_argument("--settle", type=float, default=2.0, help="settle time of the watched root")
     parser.add_argument("--folder", type=Path, default=None, help="where to do it")
     parser.add_argument("--format", nargs="+", default=["nxtomo", "elettra"])
     options = parser.parse_args()
