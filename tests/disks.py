@@ -8,17 +8,24 @@ from pathlib import Path
 
 import needs
 
+MAKE = {
+    "ext4": ("mkfs.ext4", "-q", "-F", "-m", "0"),
+    "xfs": ("mkfs.xfs", "-q", "-m", "reflink=1"),
+    "btrfs": ("mkfs.btrfs", "-q"),
+}
+"""What makes a file system; those after the first share blocks between files."""
+
 
 @contextlib.contextmanager
-def disk(folder: Path, megabytes: int, name: str = "disk") -> Iterator[Path]:
-    """An ext4 file system of so many MiB, mounted at `folder/name`; gone afterwards."""
+def disk(folder: Path, megabytes: int, name: str = "disk", kind: str = "ext4") -> Iterator[Path]:
+    """A file system of so many MiB, mounted at `folder/name`; gone afterwards. `kind`: one of `MAKE`."""
     needs.root()
-    needs.program("mkfs.ext4")
+    needs.program(MAKE[kind][0])
     image, mount = folder / f"{name}.img", folder / name
     mount.mkdir(parents=True)
     with image.open("wb") as file:
         file.truncate(megabytes << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", image], check=True)
+    subprocess.run([*MAKE[kind], image], check=True, stdout=subprocess.DEVNULL)
     _mount("-o", "loop", str(image), str(mount))
     try:
         yield mount

@@ -70,6 +70,9 @@ def forging() -> Iterator[Forge]:
 class Detector:
     """Writes a scan, piece by piece, and says what of it is settled."""
 
+    rewritten = 0
+    """Bytes of blocks that are written again after they had settled."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True)
@@ -117,6 +120,8 @@ class Growing(Detector):
     """One file that grows; what was appended is settled, but when it is closed its header is written again, and an
     index in the middle.
     """
+
+    rewritten = 2 * BLOCK_BYTES
 
     def __init__(self, folder: Path, chance: random.Random) -> None:
         super().__init__(folder)
@@ -220,6 +225,7 @@ class Account(NamedTuple):
 
     kills: int
     size: int
+    """Of its files, and of blocks that the detector wrote again after they had settled."""
     written: int
 
 
@@ -235,7 +241,7 @@ def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             while attempts.kills < left and not attempts.once():
                 pass
             attempts.finish()
-            size = attempts.detector.manifest().size
+            size = attempts.detector.manifest().size + attempts.detector.rewritten
             accounts.append(Account(attempts.kills, size, attempts.written))
             shutil.rmtree(folder)
     return accounts
@@ -247,7 +253,6 @@ def test_killed_at_random_moments(killed: list[Account]) -> None:
     assert sum(account.kills for account in killed) == KILLS // 2
 
 
-@pytest.mark.xfail(reason="a file that was cut short is copied again from its beginning", strict=False)
 def test_a_kill_costs_a_block_at_most(killed: list[Account]) -> None:
     print(f"SRCTD_TEST_SEED={SEED}")  # noqa: T201 - shown where the test fails
     for account in killed:
@@ -288,7 +293,6 @@ def test_killed_while_the_target_fails(kind: type[Detector], tmp_path: Path, cha
         assert {"StorageUnavailable", ""} <= causes <= {"StorageUnavailable", "NoSpace", ""}
 
 
-@pytest.mark.xfail(reason="what was copied is not read back yet", strict=False)
 def test_what_the_target_corrupts_is_found(tmp_path: Path, chance: random.Random) -> None:
     """One flipped bit: the read-back finds it and the copy is put right; again and again: the scan is held."""
     with faultfs.mounted(tmp_path) as faulty, forging() as forge:

@@ -8,13 +8,13 @@ import msgspec
 
 from srctd.adapters.sync.folders import make_folder, remove_folder, sweep, sync_folder, write_atomic
 from srctd.adapters.sync.naming import leads_astray
+from srctd.adapters.sync.notes import MANIFEST, PROGRESS
 from srctd.adapters.sync.options import Give, keep
 from srctd.adapters.sync.trouble import storage_error, writing
 from srctd.core.errors import DigestMismatch
 from srctd.core.scan import FileEntry, Manifest
 
 INPUT = "input"
-MANIFEST = "manifest.json"
 CHECKSUMS = "manifest.xxh128"
 
 
@@ -61,6 +61,7 @@ def publish(part: Path, final: Path) -> None:
             remove_folder(part)
             return
         sweep(part)  # a write that was cut short has left its own
+        (part / PROGRESS).unlink(missing_ok=True)
         sync_folder(part)
         try:
             part.rename(final)

@@ -1,23 +1,23 @@
 """Copying the files of a scan."""
 
-import errno
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
-import xxhash
 
-from srctd.adapters.sync.commit import make_input, write_manifest
-from srctd.adapters.sync.folders import created, make_folder, sync_folder, write_all
+from srctd.adapters.sync.commit import INPUT, make_input, write_manifest
+from srctd.adapters.sync.engine import Engine
+from srctd.adapters.sync.folders import sync_folder
 from srctd.adapters.sync.naming import check_names, named
-from srctd.adapters.sync.notes import PROGRESS, read_progress
+from srctd.adapters.sync.notes import NOTHING, Known, Notes, read_progress
 from srctd.adapters.sync.options import PLAIN, CopyOptions, Give
-from srctd.adapters.sync.source import blocks, check_unchanged, digest_file, opened
+from srctd.adapters.sync.source import Source, check_unchanged, digested
 from srctd.adapters.sync.trouble import writing
 from srctd.core.errors import NoSpace
-from srctd.core.scan import FileEntry, Manifest
+from srctd.core.scan import BLOCK_BYTES, FileEntry, Manifest
 
 
 def copy_settled(
@@ -25,131 +25,133 @@ def copy_settled(
 ) -> None:
     """Copy, of a scan that is being acquired, what will most likely not change any more; `copy` ends it.
 
-    `settled`: by path, how many bytes from the beginning those are; the file's size: it was closed. May be called
-    any number of times with what was seen since. Whatever changes all the same is put right by `copy`. Raises as
-    that does.
+    `settled`: by path, how many bytes from the beginning those are; the file's size: it was closed. Of a growing
+    file whole blocks are copied. May be called any number of times with what was seen since: what was copied is
+    not copied again. Whatever changes all the same is put right by `copy`. Raises as that does.
     """
-    closed = [file for file in seen.files if settled.get(file.path) == file.size]
-    check_names(seen.folder, closed, kept=not options.portable_names)
+    listed = [file for file in seen.files if file.path in settled]
+    check_names(seen.folder, listed, kept=not options.portable_names)
     folder = make_input(part)
-    earlier = read_progress(part)
-    closed = named(closed, earlier, portable=options.portable_names)
-    with writing(part), (part / PROGRESS).open("ab") as notes:
-        notes.write(b"\n")
-        for file in closed:
-            noted = earlier.get(file.path)
-            if noted is None or not _same(noted, file):
-                entry = _copied(seen.folder, file, folder, options)
-                notes.write(msgspec.json.encode(entry) + b"\n")
-                notes.flush()
+    noted = read_progress(part)
+    due = []
+    for file in named(listed, _stored(noted), portable=options.portable_names):
+        known = _known(noted, file)
+        closed = settled[file.path] == file.size
+        blocks = range(settled[file.path] // BLOCK_BYTES)
+        if known.finished_as(file) is None if closed else any(index not in known.blocks for index in blocks):
+            due.append((file, known))
+    if not due:
+        return
+    with (
+        Source(seen.folder) as source,
+        closing(Notes(part)) as notes,
+        Engine(source, folder, notes, options) as engine,
+    ):
+        for file, known, descriptor in source.ahead(due):
+            checked = known.checked(_stat(f"{folder}/{file.copied_as}"))
+            if settled[file.path] == file.size:
+                engine.whole(file, descriptor, checked)
+            else:
+                engine.settled(file, settled[file.path], descriptor, checked)
 
 
 def bytes_left(wanted: Manifest, part: Path) -> int:
-    """How many bytes of a scan are still to be written, by what was noted."""
-    earlier = read_progress(part)
-    return sum(
-        file.size
-        for file in wanted.files
-        if earlier.get(file.path, file).size != file.size or file.path not in earlier
-    )
+    """How many bytes of a scan are still to be written, by what was noted. Raises the errors of storage."""
+    noted = read_progress(part)
+    return sum(file.size - noted.get(file.path, NOTHING).holds(file) for file in wanted.files)
 
 
 def copy(wanted: Manifest, part: Path, options: CopyOptions = PLAIN) -> Manifest:
     """Copy the files of a scan into `part/input`, manifest last; return it with the digests.
 
+    What earlier calls copied of these very files stays. Of a file that changed since, also if it only grew, all is
+    read again, because nothing else tells where it did: HDF5 writes its header and indexes anew. Only blocks that
+    are not the same are written. A copy that is made before it is known that the scan is complete is therefore not
+    in vain: repeated for the same files, it only looks at names, sizes and times.
+
     Raises `SourceChanged`, `ScanUnreadable` (a name or file that must not be copied), `NoSpace` (then `part` is
-    removed), `NotPermitted`, `StorageUnavailable`.
+    removed), `NotPermitted`, `StorageUnavailable`, `DigestMismatch` (the storage does not keep what is written).
     """
-    source = wanted.folder
-    check_names(source, wanted.files, kept=not options.portable_names)
+    check_names(wanted.folder, wanted.files, kept=not options.portable_names)
     try:
         folder = make_input(part)
-        earlier = read_progress(part)
-        files = named(wanted.files, earlier, portable=options.portable_names)
-        with writing(part), (part / PROGRESS).open("ab") as notes:
-            notes.write(b"\n")  # ends a line that was cut short
-            proven = []
-            for file in files:
-                entry = _kept(source, file, earlier.get(file.path), folder, options)
-                if entry is None:
-                    entry = _copied(source, file, folder, options)
-                    notes.write(msgspec.json.encode(entry) + b"\n")
-                    notes.flush()
-                proven.append(entry)
-        _settle(folder, frozenset(file.copied_as for file in files), options.give)
-        manifest = msgspec.structs.replace(wanted, files=tuple(proven))
+        with Source(wanted.folder) as source:
+            proven = _proven(source, wanted.files, part, options)
+        _check_unchanged(wanted)
+        _settle(folder, frozenset(file.copied_as for file in proven), options.give)
+        manifest = msgspec.structs.replace(wanted, files=proven)
         write_manifest(part, manifest, options.give)
     except NoSpace:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    with writing(part):
-        (part / PROGRESS).unlink()
     return manifest
 
 
 def digest_in_place(wanted: Manifest, options: CopyOptions = PLAIN) -> Manifest:
     """The manifest, with digests, of files that stay where they are. Raises as `copy` does for its source."""
-    folder, files = wanted.folder, wanted.files
-    check_names(folder, files, kept=True)
+    check_names(wanted.folder, wanted.files, kept=True)
+    buffer = memoryview(bytearray(min(BLOCK_BYTES, max((file.size for file in wanted.files), default=0))))
     proven = []
-    for file in files:
-        with opened(folder, file.path) as source:
-            check_unchanged(source, f"{folder}/{file.path}", file)
-            digest = xxhash.xxh3_128()
-            for block in blocks(source, f"{folder}/{file.path}", file.size):
-                digest.update(block)
-                options.pace.take(len(block))
-            check_unchanged(source, f"{folder}/{file.path}", file)
-        proven.append(msgspec.structs.replace(file, digest=digest.hexdigest()))
+    with Source(wanted.folder) as source:
+        for file, _, descriptor in source.ahead((file, None) for file in wanted.files):
+            path = source.path(file.path)
+            check_unchanged(descriptor, path, file)
+            proven.append(digested(descriptor, path, file, options.pace, buffer))
+            check_unchanged(descriptor, path, file)
+    _check_unchanged(wanted)
     return msgspec.structs.replace(wanted, files=tuple(proven))
 
 
-def _same(noted: FileEntry, file: FileEntry) -> bool:
-    return (noted.size, noted.mtime_ns, noted.stored) == (file.size, file.mtime_ns, file.stored)
+def _proven(
+    source: Source, wanted: Sequence[FileEntry], part: Path, options: CopyOptions
+) -> tuple[FileEntry, ...]:
+    """All files with their digests: those that this process finished before, and the rest, copied now."""
+    folder = part / INPUT
+    noted = read_progress(part)
+    proven: dict[str, FileEntry] = {}
+    due = []
+    for file in named(wanted, _stored(noted), portable=options.portable_names):
+        known = _known(noted, file).checked(_stat(f"{folder}/{file.copied_as}"))
+        done = known.finished_as(file)
+        if done is not None and known.mine:
+            proven[file.path] = done
+        else:
+            due.append((file, known))
+    if due:
+        with closing(Notes(part)) as notes, Engine(source, folder, notes, options) as engine:
+            for file, known, descriptor in source.ahead(due):
+                proven[file.path] = engine.whole(file, descriptor, known)
+    return tuple(proven[file.path] for file in wanted)
 
 
-def _kept(
-    source: str, file: FileEntry, noted: FileEntry | None, folder: Path, options: CopyOptions
-) -> FileEntry | None:
-    """What an earlier attempt noted of a file, if source and copy are still what it says; else None."""
-    copied = folder / file.copied_as
-    if noted is None or not _same(noted, file) or not copied.is_file():
-        return None
-    with opened(source, file.path) as original:
-        check_unchanged(original, f"{source}/{file.path}", file)
-    if digest_file(copied) != (noted.digest, file.size):
-        return None
-    options.pace.take(file.size)
-    return noted
+def _check_unchanged(wanted: Manifest) -> None:
+    """Raise `SourceChanged` unless all files are still there, under their names, as they were listed.
+
+    From the scan's folder anew: what was open may have been moved away meanwhile.
+    """
+    with Source(wanted.folder) as source:
+        for file in wanted.files:
+            source.check(file)
 
 
-def _copied(source: str, file: FileEntry, folder: Path, options: CopyOptions) -> FileEntry:
-    path, target = f"{source}/{file.path}", folder / file.copied_as
-    make_folder(target.parent, top=folder)
-    digest = xxhash.xxh3_128()
-    with opened(source, file.path) as original, writing(target), created(target, os.O_TRUNC) as copied:
-        check_unchanged(original, path, file)
-        allocate(copied, file.size)
-        for block in blocks(original, path, file.size):
-            write_all(copied, block)
-            digest.update(block)
-            options.pace.take(len(block))
-        check_unchanged(original, path, file)
-        os.utime(copied, ns=(file.mtime_ns, file.mtime_ns))
-        options.give(copied)
-        os.fsync(copied)
-    return msgspec.structs.replace(file, digest=digest.hexdigest())
+def _stored(noted: Mapping[str, Known]) -> dict[str, str]:
+    """Names in the copy, of files that were copied before."""
+    return {path: known.stored for path, known in noted.items()}
 
 
-def allocate(descriptor: int, size: int) -> None:
-    """Claim the space at once, where the file system can: a full disk is noticed before the copy, not in it."""
-    if not size:
-        return
-    try:
-        os.posix_fallocate(descriptor, 0, size)
-    except OSError as exc:
-        if exc.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-            raise
+def _known(noted: Mapping[str, Known], file: FileEntry) -> Known:
+    """What was noted of a file, if its copy has the same name now."""
+    known = noted.get(file.path, NOTHING)
+    return known if known.stored == file.copied_as else NOTHING
+
+
+def _stat(path: str) -> os.stat_result | None:
+    """Of a file of the copy, or of what has its name; None: nothing has."""
+    with writing(path, "looked at"):
+        try:
+            return os.lstat(path)
+        except FileNotFoundError:
+            return None
 
 
 def _settle(folder: Path, names: frozenset[str], give: Give) -> None:
@@ -157,7 +159,7 @@ def _settle(folder: Path, names: frozenset[str], give: Give) -> None:
     with writing(folder):
         for here, _, files in os.walk(folder):
             for file in files:
-                path = os.path.join(here, file)
-                if os.path.relpath(path, folder) not in names:
+                path = f"{here}/{file}"
+                if path.removeprefix(f"{folder}/") not in names:
                     os.unlink(path)
             sync_folder(Path(here), give)

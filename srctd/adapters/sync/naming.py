@@ -14,12 +14,12 @@ _NO_LINE = re.compile("[\x00-\x1f\x7f]")
 """What a list of digests, one file a line, cannot name."""
 
 
-def named(files: Sequence[FileEntry], earlier: Mapping[str, FileEntry], *, portable: bool) -> list[FileEntry]:
+def named(files: Sequence[FileEntry], earlier: Mapping[str, str], *, portable: bool) -> list[FileEntry]:
     """The files with their names in the copy; those that were copied before keep theirs.
 
-    `earlier`: what was noted of them, by path.
+    `earlier`: what these were, by path.
     """
-    names = StoredNames({path: entry.copied_as for path, entry in earlier.items()}, portable=portable)
+    names = StoredNames(earlier, portable=portable)
     stored = ((file, names.of(file.path)) for file in files)
     return [msgspec.structs.replace(file, stored=name if name != file.path else "") for file, name in stored]
 

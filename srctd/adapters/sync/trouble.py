@@ -1,8 +1,8 @@
 """What goes wrong with files, as errors that say whether to try again."""
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from srctd.core.errors import (
@@ -32,26 +32,39 @@ def storage_error(exc: OSError, what: str) -> SrctdError:
     return StorageUnavailable(sentence, hint="check the mount; it is tried again by itself")
 
 
-@contextmanager
-def reading(path: str) -> Iterator[None]:
+class _Translated:
+    """Where what goes wrong is told in srctd's own errors; light, for it is entered several times a file."""
+
+    __slots__ = ("_translate", "_what")
+
+    def __init__(self, translate: Callable[[OSError, str], SrctdError], what: str) -> None:
+        self._translate = translate
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
+        if isinstance(exc, OSError):
+            raise self._translate(exc, self._what) from exc
+
+
+def reading(path: str) -> AbstractContextManager[None]:
     """Translate what goes wrong with a file that is read."""
-    try:
-        yield
-    except FileNotFoundError as exc:
-        raise SourceChanged(f"{path} is not there any more", hint="it is looked for again") from exc
-    except OSError as exc:
-        if exc.errno in _UNFIT:
-            raise ScanUnreadable(
-                f"{path} is no regular file, or behind a symbolic link: {exc.strerror}",
-                hint="a scan is made of regular files",
-            ) from exc
-        raise storage_error(exc, f"{path} cannot be read") from exc
+    return _Translated(_reading_error, path)
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Translate what goes wrong with a file or folder that is written."""
-    try:
-        yield
-    except OSError as exc:
-        raise storage_error(exc, f"{path} cannot be written") from exc
+def writing(path: str | Path, what: str = "written") -> AbstractContextManager[None]:
+    """Translate what goes wrong with a file or folder that is written; or with what else is done to it."""
+    return _Translated(storage_error, f"{path} cannot be {what}")
+
+
+def _reading_error(exc: OSError, path: str) -> SrctdError:
+    if isinstance(exc, FileNotFoundError):
+        return SourceChanged(f"{path} is not there any more", hint="it is looked for again")
+    if exc.errno in _UNFIT:
+        return ScanUnreadable(
+            f"{path} is no regular file, or behind a symbolic link: {exc.strerror}",
+            hint="a scan is made of regular files",
+        )
+    return storage_error(exc, f"{path} cannot be read")
