@@ -76,6 +76,8 @@ SINGULAR = {
 
 MOST_ALTERNATIVES = 500
 """In one list of a filter; SQLite's limit on the depth of an expression is 1000."""
+MOST_LEVELS = 20
+"""Of conditions within conditions; SQLite's parser holds a hundred opened parentheses."""
 
 _COMPARISONS = {"eq": "eq", "gt": "gt", "gte": "gte", "lt": "lt", "lte": "lte", "exists": "exists"}
 _LOOPBACK = {"inq": "in", "like": "regex", "neq": "ne"}
@@ -138,17 +140,18 @@ def read_fullquery(fields: str | None, limits: str | None) -> Query:
     return msgspec.structs.replace(page, where=Every(tuple(conditions)))
 
 
-def read_where(where: object, *, loopback: bool) -> Condition:
+def read_where(where: object, *, loopback: bool, level: int = 0) -> Condition:
     """Read a `where` object; raises `Problem` 400. `loopback`: words without `$` are operators too."""
+    _check_level(level)
     conditions: list[Condition] = []
     for name, value in _mapping(where, "where").items():
         word = name.removeprefix("$")
         if word in ("and", "or", "nor") and (loopback or name.startswith("$")):
-            parts = tuple(read_where(item, loopback=loopback) for item in _short(value))
+            parts = tuple(read_where(item, loopback=loopback, level=level + 1) for item in _short(value))
             joined: dict[str, Condition] = {"and": Every(parts), "or": Some(parts), "nor": Not(Some(parts))}
             conditions.append(joined[word])
         elif isinstance(value, dict):
-            conditions.append(_read_operators(name, value, loopback))
+            conditions.append(_read_operators(name, value, loopback, level))
         else:
             conditions.append(_read_test(name, "eq", value))
     return Every(tuple(conditions))
@@ -180,7 +183,8 @@ def project(document: dict[str, Any], fields: object) -> dict[str, Any]:
     return {name: value for name, value in document.items() if name in wanted | {"pid", "_id"}}
 
 
-def _read_operators(name: str, operators: dict[str, Any], loopback: bool) -> Condition:
+def _read_operators(name: str, operators: dict[str, Any], loopback: bool, level: int) -> Condition:
+    _check_level(level)
     options = str(operators.get("$options", operators.get("options", "")))
     conditions: list[Condition] = []
     for word, value in operators.items():
@@ -188,7 +192,7 @@ def _read_operators(name: str, operators: dict[str, Any], loopback: bool) -> Con
             continue
         bare = word.removeprefix("$")
         if word == "$not" and isinstance(value, dict):
-            conditions.append(Not(_read_operators(name, value, loopback)))
+            conditions.append(Not(_read_operators(name, value, loopback, level + 1)))
             continue
         if loopback and bare == "ilike":
             bare, options = "like", "i"
@@ -246,6 +250,11 @@ def _list(value: object) -> list[Any]:
     if value is None:
         return []
     return value if isinstance(value, list) else [value]
+
+
+def _check_level(level: int) -> None:
+    if level > MOST_LEVELS:
+        raise Problem(400, "nested too deeply")
 
 
 def _short(value: object) -> list[Any]:

@@ -404,8 +404,11 @@ def test_a_filter_that_is_not_understood_is_refused(filled: Api, given: object) 
     assert filled("GET", "v4/datasets", params={"filter": json.dumps(given)}).status_code == 400
 
 
-def test_a_filter_nested_too_deeply_is_refused(filled: Api) -> None:
-    deep = '{"$and": [' * 490 + "{}" + "]}" * 490
+@pytest.mark.parametrize("word", ["$and", "$or", "$nor"])
+def test_a_filter_nested_too_deeply_is_refused(filled: Api, word: str) -> None:
+    deepest = f'{{"{word}": [' * 20 + '{"type": "raw"}' + "]}" * 20
+    assert filled("GET", "v4/datasets", params={"filter": f'{{"where": {deepest}}}'}).status_code == 200
+    deep = f'{{"{word}": [{deepest}]}}'
     answer = filled("GET", "v4/datasets", params={"filter": f'{{"where": {deep}}}'})
     assert (answer.status_code, answer.json()["message"]) == (400, "nested too deeply")
 

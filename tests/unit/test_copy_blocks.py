@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -227,6 +228,29 @@ def test_what_somebody_wrote_into_the_copy_is_noticed(scan: Scan) -> None:
     scan.check(scan.copy())
 
 
+def test_memory_that_waits_to_be_written_is_left_alone(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is slow; blocks that need not be written are read meanwhile."""
+    scan.write(0, noise(BLOCK_BYTES * 8))
+    scan.copy()
+    scan.write(0, noise(BLOCK_BYTES * 3, 1))
+    scan.read = 0
+    far, written = threading.Event(), os.pwrite
+
+    def slow(descriptor: int, data: memoryview, offset: int) -> int:
+        assert far.wait(30)
+        return written(descriptor, data, offset)
+
+    class Tells:
+        def take(self, count: int) -> None:
+            scan.read += count
+            if scan.read > BLOCK_BYTES * 7:
+                far.set()
+
+    monkeypatch.setattr(os, "pwrite", slow)
+    options = sync.CopyOptions(pace=Tells(), read_back=ReadBack.NONE)
+    scan.check(sync.copy(scan.manifest(), scan.part, options).files[0])
+
+
 class Enough(Exception):
     """Somebody ends the copy."""
 
@@ -361,8 +385,9 @@ def test_a_scan_that_is_moved_away_while_it_is_copied_is_noticed(scan: Scan) -> 
     scan.write(0, noise(1000))
 
     class Moves:
-        def take(self, _: int) -> None:
-            scan.source.rename(scan.source.with_name("away"))
+        def take(self, count: int) -> None:
+            if count:
+                scan.source.rename(scan.source.with_name("away"))
 
     with pytest.raises(SourceChanged, match=r"scan\.h5 is not there any more"):
         sync.copy(scan.manifest(), scan.part, sync.CopyOptions(pace=Moves()))

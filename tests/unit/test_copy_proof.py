@@ -1,5 +1,6 @@
 """What storage does not keep is found by reading back, put right once, and held after that."""
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -145,7 +146,7 @@ def test_an_error_of_the_target_ends_all_threads_and_closes_all_files(
 
     def failing(descriptor: int, data: memoryview, offset: int) -> int:
         if offset >= BLOCK_BYTES:
-            raise OSError(5, "Input/output error")
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         return written(descriptor, data, offset)
 
     monkeypatch.setattr(os, "pwrite", failing)
@@ -155,3 +156,32 @@ def test_an_error_of_the_target_ends_all_threads_and_closes_all_files(
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("copy-")]
     monkeypatch.undo()
     check(source, copy(source, ReadBack.FULL))
+
+
+def test_what_an_fsync_refused_is_not_found_in_memory_the_next_time(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells of a failed write-back once, and keeps in memory what the disk never got."""
+    refused: set[str] = set()
+    fsync, forgotten = os.fsync, []
+
+    def failing(descriptor: int) -> None:
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        if name.endswith("/large") and name not in refused:
+            refused.add(name)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(StorageUnavailable):
+        copy(source, ReadBack.NONE)
+    fadvise = os.posix_fadvise
+
+    def telling(descriptor: int, offset: int, length: int, advice: int) -> None:
+        if advice == os.POSIX_FADV_DONTNEED:
+            forgotten.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fadvise(descriptor, offset, length, advice)
+
+    monkeypatch.setattr(os, "posix_fadvise", telling)
+    check(source, copy(source, ReadBack.NONE))
+    assert forgotten.count("large") == 4, "every block"

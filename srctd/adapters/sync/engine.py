@@ -7,6 +7,7 @@ counts as copied, and is noted as such, only after that.
 
 import mmap
 import os
+from collections import deque
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -20,7 +21,7 @@ from srctd.adapters.sync.folders import make_folder
 from srctd.adapters.sync.lane import Lane
 from srctd.adapters.sync.notes import Block, Known, Notes
 from srctd.adapters.sync.options import CopyOptions
-from srctd.adapters.sync.proof import digest_of, read_back
+from srctd.adapters.sync.proof import digest_of, forget, read_back
 from srctd.adapters.sync.source import (
     CHUNK_BYTES,
     Source,
@@ -56,7 +57,7 @@ class Engine:
         self._writer = Lane("copy-write", WAITING)
         self._settler = Lane("copy-settle", 1)
         self._small = memoryview(mmap.mmap(-1, CHUNK_BYTES))
-        self._ring: list[memoryview] = []
+        self._ring: deque[memoryview] = deque()
         self._open: set[Target] = set()
         self._made: set[str] = set()
         self._batch: list[tuple[Target, FileEntry | None]] = []
@@ -94,14 +95,15 @@ class Engine:
         several = [whole] if file.size > BLOCK_BYTES else []  # else the block's digest is that of the file
         for index, (offset, length) in enumerate(block_lengths(file.size)):
             buffer = self._buffer(file.size)[:length]
-            digest = self._kept(target, index, buffer)
-            if digest:
+            kept = self._kept(target, index, buffer)
+            if kept:
                 whole.update(buffer)
-            else:
-                digest = self._read(target.descriptor if cloned else original, file, index, buffer, *several)
+            digest = kept or self._read(
+                target.descriptor if cloned else original, file, index, buffer, *several
+            )
             gaps = self._gaps(target, original, offset, buffer)
             hole_bytes += sum(end - begin for begin, end in gaps)
-            if not cloned:
+            if not kept and not cloned:
                 self._put(target, index, digest, buffer, gaps)
             digests.append(digest)
         check_unchanged(original, path, file)
@@ -156,14 +158,12 @@ class Engine:
         return False
 
     def _buffer(self, size: int) -> memoryview:
-        """Memory for a block of a file; that of blocks which still wait to be written is left alone."""
+        """Memory for a block of a file. It may be used again until it is given to the writer."""
         if size <= CHUNK_BYTES:
             return self._small
-        if len(self._ring) < WAITING + 2:  # one is written, one is filled
-            self._ring.append(memoryview(mmap.mmap(-1, BLOCK_BYTES)))
-            return self._ring[-1]
-        self._ring.append(self._ring.pop(0))
-        return self._ring[-1]
+        if not self._ring:  # one is filled and one written, besides
+            self._ring.extend(memoryview(mmap.mmap(-1, BLOCK_BYTES)) for _ in range(WAITING + 2))
+        return self._ring[0]
 
     def _kept(self, target: Target, index: int, buffer: memoryview) -> str | None:
         """The digest of a block that the copy holds, read from there, if the source still has the same."""
@@ -172,6 +172,7 @@ class Engine:
             return None
         self._options.pace.take(0)
         with writing(target.path, "read back"):
+            forget(target.descriptor, index * BLOCK_BYTES, len(buffer))
             filled = os.preadv(target.descriptor, [buffer], index * BLOCK_BYTES)
         found = xxhash.xxh3_128_hexdigest(buffer)
         return found if filled == len(buffer) and found == known.digest else None
@@ -209,6 +210,7 @@ class Engine:
             task()
         else:
             self._writer.do(task)
+            self._ring.rotate(-1)
 
     def _holds(self, target: Target, index: int, known: Block, length: int) -> bool:
         if known.proven:
@@ -254,7 +256,7 @@ class Engine:
             with writing(target.path):
                 os.fsync(target.descriptor)
         finished = [(target, entry) for target, entry in batch if entry is not None]
-        read_back(finished, self._source.folder, self._options.read_back)
+        read_back(finished, self._source.folder, self._options)
         self._notes.finished([entry for _, entry in finished])
         for target, entry in batch:
             if entry is None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import xxhash
 
-from srctd.adapters.sync.options import FullSpeed, keep
+from srctd.adapters.sync.options import CopyOptions, FullSpeed, keep
 from srctd.adapters.sync.source import CHUNK_BYTES, block_lengths, opened, read_block
 from srctd.adapters.sync.target import Target
 from srctd.adapters.sync.trouble import writing
@@ -21,11 +21,14 @@ SAMPLE = 100
 """One block of so many is read back where samples are taken, besides the first and the last one of a file."""
 
 
-def read_back(finished: Sequence[tuple[Target, FileEntry]], folder: str, how: ReadBack) -> None:
+def read_back(finished: Sequence[tuple[Target, FileEntry]], folder: str, options: CopyOptions) -> None:
     """Prove files that were made durable. `folder`: their source, for what must be written once more.
 
-    Of many small files one is a sample for all. Raises `DigestMismatch`, and the errors of a copy.
+    Of many small files one is a sample for all. It ends at its next block when the copy is to end.
+
+    Raises `DigestMismatch`, and the errors of a copy.
     """
+    how = options.read_back
     small = [target for target, entry in finished if entry.size and not entry.blocks]
     sample = random.choice(small) if small else None
     for target, entry in finished:
@@ -37,11 +40,21 @@ def read_back(finished: Sequence[tuple[Target, FileEntry]], folder: str, how: Re
         else:
             chosen = ()
         for number in chosen:
+            options.pace.take(0)
             _prove(target, entry, number, folder)
+
+
+def forget(descriptor: int, offset: int, length: int) -> None:
+    """Drop a range from memory, as far as it is on the disk, so that the next to read it gets what the disk has.
+
+    Memory may still have what the disk never got: where a write-back failed, the kernel keeps it and tells it once.
+    """
+    os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_DONTNEED)
 
 
 def digest_of(descriptor: int, offset: int, length: int) -> str:
     """xxh3-128 of a range of a copy; of what is there, if the copy is shorter. Raises `OSError`."""
+    forget(descriptor, offset, length)
     digest, buffer, end = xxhash.xxh3_128(), memoryview(bytearray(min(length, CHUNK_BYTES))), offset + length
     while offset < end:
         count = os.preadv(descriptor, [buffer[: end - offset]], offset)
@@ -77,9 +90,7 @@ def _prove(target: Target, entry: FileEntry, number: int, folder: str) -> None:
 
 
 def _stored(target: Target, offset: int, length: int) -> str:
-    """The digest of what the storage holds, not of what memory still does."""
     with writing(target.path, "read back"):
-        os.posix_fadvise(target.descriptor, offset, length, os.POSIX_FADV_DONTNEED)
         return digest_of(target.descriptor, offset, length)
 
 
