@@ -91,7 +91,9 @@ def test_of_a_growing_file_only_the_tail_is_left_at_the_verdict(tmp_path: Path) 
         with Detector(site.detector / "growing.nxs", SPEC, pause_at=115) as detector:
             path = detector.path
             site.until(is_copied(site, path, 4 * BLOCK_BYTES), "whole blocks are copied", SECONDS)
-            assert any("copied already" in sentence for sentence in site.ask("why", scan=str(path))["sentences"])
+            assert any(
+                "copied already" in sentence for sentence in site.ask("why", scan=str(path))["sentences"]
+            )
             detector.go_on()
         finished(site, path)
         ended = told(site, "copy.ended")[-1]
