@@ -15,7 +15,8 @@ import msgspec
 from rich.progress import Progress
 
 from srctd import __version__, terminal
-from srctd.config import RecipesSection, load_recipe, load_recipes
+from srctd.config import RecipesSection
+from srctd.configfile import load_recipe, load_recipes
 from srctd.core import labels, plan, recipe
 from srctd.core.completion import Rule, State, judge
 from srctd.core.errors import ConfigError, ReconstructionFailed, ScanUnreadable

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from srctd.adapters import space
 from srctd.adapters.ownership import Ownership
-from srctd.config import Config, WatchSection, load_recipes, read_secret
+from srctd.config import Config, WatchSection, read_secret
+from srctd.configfile import load_recipes
 from srctd.core.endpoints import require_local
 from srctd.core.errors import SrctdError
 from srctd.core.space import Grade

@@ -13,7 +13,8 @@ from rich.live import Live
 
 from srctd import __version__, simulation, terminal
 from srctd.adapters import control_client
-from srctd.config import Config, FormatsSection, load
+from srctd.config import Config, FormatsSection
+from srctd.configfile import load
 from srctd.core.errors import ConfigError, FatalError, HoldError, SrctdError
 
 DEFAULT_CONFIG = "/etc/srctd/srctd.toml"

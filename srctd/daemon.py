@@ -31,7 +31,8 @@ from srctd.answers import Answers, Parts
 from srctd.catalogd.app import password_file
 from srctd.catalogd.auth import ADMIN, create_admin
 from srctd.catalogd.store import Store
-from srctd.config import STEP_TIMEOUTS, Config, expanded, load_recipes, read_secret
+from srctd.config import STEP_TIMEOUTS, Config, expanded, read_secret
+from srctd.configfile import load_recipes
 from srctd.copies import Copies, Place
 from srctd.core.datasets import CatalogObject
 from srctd.core.errors import ConfigError

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from srctd.config import load, load_recipes, read_secret
+from srctd.config import read_secret
+from srctd.configfile import load, load_recipes
 from srctd.core.completion import Rule
 from srctd.core.errors import ConfigError
 from srctd.core.space import Thresholds
