@@ -351,9 +351,10 @@ def test_a_scan_that_stays_incomplete_is_held_and_taken_up_when_the_rest_arrives
         assert held["stage"] == "CHECK"
         assert "is incomplete" in held["reason"]
         assert "announced frames" in held["reason"]
-        assert not any(site.shared.glob("*/*")), "nothing is copied"
+        assert not any(site.shared.glob("*/[!.]*")), "what is copied of it stays hidden"
         (site.detector / "phantom.nxs").write_bytes(whole)
         assert site.scan("done")["revision"] == 2
+        site.until(lambda: not any(site.shared.glob("*/.*")), "what was copied of the first is removed")
 
 
 def test_an_incomplete_scan_that_suffices_is_taken_and_labeled_everywhere(
