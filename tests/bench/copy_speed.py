@@ -1,6 +1,7 @@
 """How fast scans are copied, beside `cp` and `rsync -a` on the same files.
 
     python tests/bench/copy_speed.py [--megabytes 4000] [--files 20000] [--kilobytes 100] [--rounds 3]
+                                      [--ways "cp -r" "rsync -a" srctd ...]
 
 Prints, for one large file and for many small ones, medians of wall time and of processor time, the throughput, and
 the peak memory of a process that copied and did nothing else. Where the caches can be dropped (as root), every copy
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,19 +113,18 @@ def timed(way: str, source: Path, target: Path) -> Run:
     return Run(wall, float(processor), int(peak) << 10)
 
 
-def compare(title: str, folder: Path, files: int, size: int, rounds: int) -> None:
+def compare(title: str, folder: Path, files: int, size: int, rounds: int, ways: Sequence[str]) -> None:
     """Print a table."""
     source = folder / "source"
     make(source, files, size)
-    ways = list(WAYS) if shutil.which("rsync") else [way for way in WAYS if "rsync" not in way]
     runs: dict[str, list[Run]] = {way: [] for way in ways}
     for number in range(rounds):
-        for way in ways if number % 2 == 0 else reversed(ways):
+        for way in ways if number % 2 == 0 else ways[::-1]:
             runs[way].append(timed(way, source, folder / f"target-{number}-{way}"))
     shutil.rmtree(source)
     print(f"\n{title}, median of {rounds}")
-    print(f"{'':22}{'s':>8}{'MB/s':>8}{'of cp':>8}{'cpu s':>8}{'MB':>6}   all")
-    reference = statistics.median(run.wall for run in runs["cp -r"])
+    print(f"{'':22}{'s':>8}{'MB/s':>8}{'of 1st':>8}{'cpu s':>8}{'MB':>6}   all")
+    reference = statistics.median(run.wall for run in runs[ways[0]])
     for way in ways:
         wall = statistics.median(run.wall for run in runs[way])
         processor = statistics.median(run.processor for run in runs[way])
@@ -140,17 +140,21 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=20_000)
     parser.add_argument("--kilobytes", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--folder", default=tempfile.gettempdir())
     options = parser.parse_args()
     if not os.access(CACHES, os.W_OK):
         print("not root: what is copied may be in memory already")
+    ways = [way for way in options.ways if shutil.which("rsync") or "rsync" not in way]
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         if options.megabytes:
             title = f"one file of {options.megabytes} MB"
-            compare(title, Path(name) / "large", 1, options.megabytes * 10**6, options.rounds)
+            compare(title, Path(name) / "large", 1, options.megabytes * 10**6, options.rounds, ways)
         if options.files:
             title = f"{options.files} files of {options.kilobytes} kB"
-            compare(title, Path(name) / "small", options.files, options.kilobytes * 10**3, options.rounds)
+            compare(
+                title, Path(name) / "small", options.files, options.kilobytes * 10**3, options.rounds, ways
+            )
 
 
 if __name__ == "__main__":

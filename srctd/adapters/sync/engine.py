@@ -39,6 +39,9 @@ from srctd.core.scan import BLOCK_BYTES, FileEntry
 
 WAITING = 2
 """Blocks that wait to be written."""
+WRITE_BACK_BLOCKS = 16
+"""So many go to the disk at once, ahead of the fsync: each by itself costs a tenth of the time, all at the end the
+whole of what memory takes before the kernel begins by itself."""
 BATCH_FILES = 128
 BATCH_BYTES = 32 * BLOCK_BYTES
 """So much is made durable at once. A batch is filled while another waits and a third is made durable, so that three
@@ -240,8 +243,11 @@ class Engine:
             self._notes.overwritten(target.file, index)
         with writing(target.path):
             target.write(data, index * BLOCK_BYTES, gaps)
-            if target.file.size > CHUNK_BYTES:  # small ones are brought to the disk by the batch
-                kernel.start_writing_back(target.descriptor, index * BLOCK_BYTES, len(data))
+            if index % WRITE_BACK_BLOCKS == WRITE_BACK_BLOCKS - 1:
+                first = index + 1 - WRITE_BACK_BLOCKS
+                kernel.start_writing_back(
+                    target.descriptor, first * BLOCK_BYTES, WRITE_BACK_BLOCKS * BLOCK_BYTES
+                )
         self._notes.written(target.file, index, digest, len(data))
 
     # --- in the settling thread ---------------------------------------------------------------------------
