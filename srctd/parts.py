@@ -3,6 +3,7 @@
 Several daemons may share a storage. Each leaves its identity in the folders it makes, and touches no others.
 """
 
+import errno
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -26,16 +27,36 @@ def identity(state_directory: Path) -> str:
 
 
 def claim(part: Path, owner: str) -> None:
-    """Make a part, or go on in one that this daemon made; raises `HoldError` for another daemon's."""
-    sync.make_folder(part, top=part.parent)
-    found = _owner(part)
-    if not found:
-        sync.write_atomic(part / OWNER, owner.encode())
-    elif found != owner:
+    """Make a part, or go on in one that this daemon made; raises `HoldError` for another daemon's.
+
+    Until it appears under its name only the daemon's user may enter it: what is in it belongs to the scan's user
+    already, who could put links there for the daemon to write through.
+    """
+    found = _owner(part) or _made_by(part, owner)
+    if found != owner:
         raise HoldError(
             f"{part} is the unfinished copy of another srctd, with the identity {found}",
             hint="if that one is gone for good, remove the folder, then release the scan",
         )
+    with suppress(PermissionError):  # its file system keeps no modes, and no owners either
+        part.chmod(0o700)
+
+
+def _made_by(part: Path, owner: str) -> str:
+    """Make a part that has no owner; return who has it then, because another daemon may do so at the same time."""
+    made = part.with_name(f"{part.name}-{owner}")
+    sync.make_folder(made, top=part.parent)
+    sync.write_atomic(made / OWNER, owner.encode())
+    try:
+        made.rename(part)
+    except OSError as exc:
+        if exc.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise sync.storage_error(exc, f"{part} cannot be made") from exc
+        sync.remove_folder(made)
+        if found := _owner(part):
+            return found
+        sync.write_atomic(part / OWNER, owner.encode())
+    return owner
 
 
 def mine(shared: str, owner: str) -> list[Path]:

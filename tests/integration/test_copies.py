@@ -1,7 +1,12 @@
 """Copies made ahead: used if the files stayed as they were, worthless otherwise, never two into one folder."""
 
 import asyncio
+import multiprocessing
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from functools import partial
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,7 @@ from srctd.adapters.pace import Paces
 from srctd.adapters.space import SharedStorage
 from srctd.config import Config, OwnershipSection, StorageSection, WatchSection
 from srctd.copies import Copies, Place
-from srctd.core.errors import SourceChanged
+from srctd.core.errors import HoldError, SourceChanged
 from srctd.core.scan import FileEntry, Manifest, Owner
 
 OWNER = Owner(account="a", owner="a", owner_group="a")
@@ -134,3 +139,32 @@ def test_without_the_shared_folder_nothing_is_written(source: Path, tmp_path: Pa
 
     play(tmp_path, scenario)
     assert not (tmp_path / "shared").exists()
+
+
+def _claims(shared: str, owner: str, start: Barrier, owned: "Queue[str]") -> None:
+    for number in range(50):
+        start.wait()
+        with suppress(HoldError):
+            parts.claim(Path(shared, f".scan-{number}.part"), owner)
+            owned.put(f"{number}")
+    owned.put("")
+
+
+def test_of_two_daemons_one_makes_a_part(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    start, owned = context.Barrier(2), context.Queue()
+    daemons = [context.Process(target=_claims, args=(str(tmp_path), name, start, owned)) for name in "ab"]
+    for daemon in daemons:
+        daemon.start()
+    found = [name for _ in daemons for name in iter(partial(owned.get, timeout=30), "")]
+    for daemon in daemons:
+        daemon.join()
+    assert sorted(found, key=int) == [str(number) for number in range(50)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f".scan-{n}.part" for n in range(50))
+
+
+def test_only_the_daemon_enters_a_part(tmp_path: Path) -> None:
+    part = tmp_path / ".scan-1.part"
+    part.mkdir(0o777)
+    parts.claim(part, "a")
+    assert part.stat().st_mode & 0o777 == 0o700

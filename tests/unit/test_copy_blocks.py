@@ -116,6 +116,27 @@ def test_of_a_growing_file_whole_blocks_are_copied_once(scan: Scan) -> None:
     assert scan.left() == 0
 
 
+def test_what_an_fsync_refused_the_next_one_does_not_prove(
+    scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells of a failed write-back once and drops the data; what is written later goes to the disk."""
+    scan.write(0, noise(BLOCK_BYTES * 2))
+    scan.settled(BLOCK_BYTES)
+    scan.write(BLOCK_BYTES * 2, noise(BLOCK_BYTES * 2, 1))
+
+    def refused(descriptor: int) -> None:
+        os.pwrite(descriptor, bytes(BLOCK_BYTES), BLOCK_BYTES)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", refused)
+        with pytest.raises(StorageUnavailable):
+            scan.settled(BLOCK_BYTES * 2)
+    scan.settled(BLOCK_BYTES * 3)
+    scan.write(0, b"a header")
+    scan.check(scan.copy())
+
+
 def test_at_the_end_only_blocks_that_changed_are_written(scan: Scan) -> None:
     scan.write(0, noise(BLOCK_BYTES * 4))
     scan.settled(BLOCK_BYTES * 4 - 1)

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import shutil
+import time
 from pathlib import Path
 
 import msgspec
@@ -249,6 +251,48 @@ def test_a_link_planted_in_the_target_is_not_written_through(source, part, tmp_p
 
 
 # --- in place ---------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_the_copy_that_became_a_link_is_not_written_through(source, part, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    entry = a_file(source, "darks/a.tif", b"dark")
+    sync.copy(Manifest(folder=str(source), files=(entry,)), part)
+    (part / "input/darks/a.tif").unlink()
+    (part / "input/darks").rmdir()
+    (part / "input/darks").symlink_to(outside)
+    sync.copy(Manifest(folder=str(source), files=(entry,)), part)
+    assert not list(outside.iterdir())
+    assert (part / "input/darks/a.tif").read_bytes() == b"dark"
+    assert not (part / "input/darks").is_symlink()
+
+
+@pytest.mark.parametrize(("before", "after"), [("a", "a/b/c.tif"), ("a/b/c.tif", "a"), ("a/b.tif", "c.tif")])
+def test_a_file_may_become_a_folder_and_a_folder_a_file(source, part, before, after):
+    early = Manifest(folder=str(source), files=(a_file(source, before, b"before"),))
+    sync.copy_settled(early, {before: 6}, part)
+    shutil.rmtree(source)
+    late = Manifest(folder=str(source), files=(a_file(source, after, b"after"),))
+    sync.copy(late, part)
+    assert (part / "input" / after).read_bytes() == b"after"
+    there = {str(path.relative_to(part / "input")) for path in (part / "input").rglob("*")}
+    assert there == {after, *map(str, Path(after).parents)} - {"."}
+
+
+def test_what_is_changed_within_one_tick_of_the_clock_is_copied(source, part, monkeypatch):
+    """Where times are kept by the second, a file that was changed within the last may change without a trace."""
+    a_file(source, "a.tif", b"first")
+    last = time.time_ns() // 1_000_000_000 * 1_000_000_000
+    os.utime(source / "a.tif", ns=(last, last))
+
+    def sleep(seconds):  # the detector writes once more, and the time stays the same
+        assert 0 < seconds <= 2
+        (source / "a.tif").write_bytes(b"other")
+        os.utime(source / "a.tif", ns=(last, last))
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    sync.copy(Manifest(folder=str(source), files=(entry_of(source, "a.tif"),)), part)
+    assert (part / "input/a.tif").read_bytes() == b"other"
 
 
 def test_files_on_shared_storage_are_proven_where_they_are(source, part):

@@ -150,16 +150,19 @@ def _stat(path: str) -> os.stat_result | None:
     with writing(path, "looked at"):
         try:
             return os.lstat(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
 
 def _settle(folder: Path, names: frozenset[str], give: Give) -> None:
-    """Remove files of an earlier attempt that do not belong to the scan; hand all folders over, durable."""
+    """Remove what an earlier attempt left and the scan does not have; hand all folders over, durable."""
     with writing(folder):
-        for here, _, files in os.walk(folder):
+        for here, _, files in os.walk(folder, topdown=False):
             for file in files:
                 path = f"{here}/{file}"
                 if path.removeprefix(f"{folder}/") not in names:
                     os.unlink(path)
-            sync_folder(Path(here), give)
+            if here != str(folder) and not os.listdir(here):
+                os.rmdir(here)
+            else:
+                sync_folder(Path(here), give)

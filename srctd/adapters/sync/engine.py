@@ -7,6 +7,7 @@ counts as copied, and is noted as such, only after that.
 
 import mmap
 import os
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
@@ -17,7 +18,7 @@ import msgspec
 import xxhash
 
 from srctd.adapters.sync import kernel
-from srctd.adapters.sync.folders import make_folder
+from srctd.adapters.sync.folders import make_inner_folder
 from srctd.adapters.sync.lane import Lane
 from srctd.adapters.sync.notes import Block, Known, Notes
 from srctd.adapters.sync.options import CopyOptions
@@ -29,6 +30,7 @@ from srctd.adapters.sync.source import (
     check_unchanged,
     holes,
     read_block,
+    tick_left,
     will_need,
     with_digests,
 )
@@ -91,6 +93,7 @@ class Engine:
         read again: the copy is. Raises as `sync.copy` does.
         """
         path = self._source.path(file.path)
+        time.sleep(tick_left(file.mtime_ns))
         check_unchanged(original, path, file)
         target = self._target(file, known)
         cloned = self._prepare(target, original)
@@ -124,7 +127,8 @@ class Engine:
         missing = [index for index in range(upto // BLOCK_BYTES) if index not in known.blocks]
         if not missing:
             return
-        seen = msgspec.structs.replace(file, size=now.st_size, mtime_ns=now.st_mtime_ns)
+        then = 0 if tick_left(now.st_mtime_ns) else now.st_mtime_ns  # 0: it is no proof that nothing changes
+        seen = msgspec.structs.replace(file, size=now.st_size, mtime_ns=then)
         target = self._target(seen, known)
         target.sparse = _is_sparse(now)
         for index in missing:
@@ -139,7 +143,7 @@ class Engine:
         path = f"{self._top}/{file.copied_as}"
         parent = file.copied_as.rpartition("/")[0]
         if parent not in self._made:
-            make_folder(self._folder / parent, top=self._folder)
+            make_inner_folder(self._folder, parent)
             self._made.add(parent)
         with writing(path):
             target = Target(path, file, known)

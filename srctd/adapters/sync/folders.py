@@ -5,6 +5,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,6 +52,23 @@ def make_folder(path: Path, top: Path | None = None) -> None:
         make_folder(path.parent, top)
         path.mkdir(exist_ok=True)
         sync_folder(path.parent)
+
+
+def make_inner_folder(top: Path, path: str) -> None:
+    """Make a folder within one that is nobody else's; a file or link that is in its way goes.
+
+    It was copied when the source had it there, and is followed by nothing.
+    """
+    here = top
+    with writing(top / path):
+        for name in filter(None, path.split("/")):
+            parent, here = here, here / name
+            with suppress(FileNotFoundError):
+                if stat.S_ISDIR(os.lstat(here).st_mode):
+                    continue
+                here.unlink()
+            here.mkdir()
+            sync_folder(parent)
 
 
 def exchange_names(one: Path, other: Path) -> bool:

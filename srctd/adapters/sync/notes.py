@@ -4,7 +4,9 @@ The notes are lines of JSON beside the copy, added to and never changed; one tha
 which block of which file was written, by its digest, and which files were finished: whole, durable, and read back
 as far as that is asked for. Notes of another process are no proof. It may have been killed, or the machine lost
 power, before what it wrote was durable: what they say is compared with what the copy holds. Notes of this very
-process on what it made durable are believed, as long as the copy's size and time are what it gave them.
+process on what it made durable are believed, as long as the copy's size and time are what it gave them. What an
+attempt wrote and did not make durable itself, none after it does: where a write-back failed, the kernel tells it
+once, forgets the data, and the next fsync succeeds.
 """
 
 import os
@@ -15,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from stat import S_ISREG
 
 import msgspec
 
@@ -26,6 +29,8 @@ PROGRESS = "progress.jsonl"
 MANIFEST = "manifest.json"
 UNNOTED_BYTES = 128 << 10
 """So much of small files is written before it is noted; a kill costs that."""
+FOREIGN = 0
+"""The attempts of all other processes."""
 _CLOCK_NS = 2_000_000_000
 """The coarsest time of a file that a file system keeps."""
 
@@ -34,13 +39,13 @@ class Note(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line."""
 
     run: str = ""
-    """A process begins to note; what follows is its own."""
+    """An attempt of a process begins to note; what follows is its own."""
     file: FileEntry | None = None
     """With a digest: the file is finished. Without: what is said is said of the file as it was then."""
     first: int = -1
     """Index of the first of `file.blocks`, which were written; one without a digest is being written."""
     durable: bool = False
-    """What was noted of the file so far, by this process, is on the disk."""
+    """What this attempt noted of the file is on the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +57,14 @@ class Block:
     """Of the source's file when the block was read."""
     mtime_ns: int
     """The same."""
-    mine: bool
-    """This very process wrote it."""
+    attempt: int
+    """Which attempt wrote it, or read it back; none of this very process: `FOREIGN`."""
     durable: bool = False
 
     @property
     def proven(self) -> bool:
         """Whether the copy need not be read to know that it holds this."""
-        return self.mine and self.durable
+        return self.attempt != FOREIGN and self.durable
 
     def read_of(self, file: FileEntry) -> bool:
         """Whether the source has not changed since."""
@@ -97,33 +102,37 @@ class Known:
         """What is left of that in view of what the file system says of the copy; None: there is none."""
         if stat is None:
             return NOTHING
-        as_left = stat.st_size >= self.size and abs(stat.st_mtime_ns - self.mtime_ns) <= _CLOCK_NS
+        as_left = S_ISREG(stat.st_mode) and stat.st_size >= self.size
+        as_left = as_left and abs(stat.st_mtime_ns - self.mtime_ns) <= _CLOCK_NS
         if self.mine and as_left:
             return self
         doubted = {index: replace(block, durable=False) for index, block in self.blocks.items()}
         return replace(self, blocks=doubted, mine=False)
 
-    def take(self, note: Note, file: FileEntry, mine: bool) -> None:
+    def take(self, note: Note, file: FileEntry, attempt: int) -> None:
         """Add what a note says of this file."""
+        mine = attempt != FOREIGN
         self.stored = file.copied_as
         if file.digest:
             self.finished = file
             digests = file.blocks or ((file.digest,) if file.size else ())
             self.blocks = {
-                index: Block(digest, file.size, file.mtime_ns, mine, durable=True)
+                index: Block(digest, file.size, file.mtime_ns, attempt, durable=True)
                 for index, digest in enumerate(digests)
             }
             self.mine, self.size, self.mtime_ns = mine, file.size, file.mtime_ns
         elif note.durable:
-            self.blocks = {i: replace(b, durable=b.durable or b.mine) for i, b in self.blocks.items()}
+            for index, block in self.blocks.items():
+                if mine and block.attempt == attempt and not block.durable:
+                    self.blocks[index] = replace(block, durable=True)
             self.mine, self.mtime_ns = mine, file.mtime_ns
-            self.size = max((i * BLOCK_BYTES + 1 for i in self.blocks), default=0)
+            self.size = max((i * BLOCK_BYTES + 1 for i, one in self.blocks.items() if one.durable), default=0)
         else:
             self.finished = None
             for index, digest in enumerate(file.blocks, note.first):
                 self.blocks.pop(index, None)
                 if digest:
-                    self.blocks[index] = Block(digest, file.size, file.mtime_ns, mine)
+                    self.blocks[index] = Block(digest, file.size, file.mtime_ns, attempt)
 
 
 NOTHING = Known()
@@ -134,16 +143,16 @@ def read_progress(part: Path) -> dict[str, Known]:
     """What earlier attempts noted, by path. Raises the errors of storage."""
     known: dict[str, Known] = {}
     for entry in _whole(part):
-        known.setdefault(entry.path, Known()).take(Note(), entry, mine=False)
+        known.setdefault(entry.path, Known()).take(Note(), entry, FOREIGN)
     decoder = msgspec.json.Decoder(Note)
-    mine = False
-    for line in _read(part / PROGRESS).splitlines():
+    attempt = FOREIGN
+    for number, line in enumerate(_read(part / PROGRESS).splitlines(), FOREIGN + 1):
         with suppress(msgspec.DecodeError):
             note = decoder.decode(line)
             if note.run:
-                mine = note.run == this_run()
+                attempt = number if note.run == this_run() else FOREIGN
             elif note.file is not None:
-                known.setdefault(note.file.path, Known()).take(note, note.file, mine)
+                known.setdefault(note.file.path, Known()).take(note, note.file, attempt)
     return known
 
 

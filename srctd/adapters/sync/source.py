@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,15 @@ CHUNK_BYTES = 1 << 20
 FILES_AHEAD = 32
 """So many files are opened, and their beginnings asked for, before it is their turn."""
 T = TypeVar("T")
+
+
+def tick_left(mtime_ns: int) -> float:
+    """Seconds until a further change of a file would show in its time; mostly none.
+
+    File systems keep times by ticks: of the kernel's clock, or, where no fraction is kept, of up to two seconds.
+    """
+    tick = 2.0 if mtime_ns % 1_000_000_000 == 0 else 0.02
+    return max(0.0, min(tick, tick - (time.time_ns() - mtime_ns) / 1e9))
 
 
 def inside(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> bool:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import stat
 
 from srctd.adapters.sync import kernel
@@ -23,7 +24,11 @@ class Target:
         self.sparse = False
         """Holes of the source are left as holes."""
         flags = _FLAGS if known.blocks else _FLAGS | os.O_TRUNC
-        self.descriptor = os.open(path, flags, 0o666)
+        try:
+            self.descriptor = os.open(path, flags, 0o666)
+        except IsADirectoryError:  # the source had a folder of that name before
+            shutil.rmtree(path)
+            self.descriptor = os.open(path, flags, 0o666)
         now = os.fstat(self.descriptor)
         if not stat.S_ISREG(now.st_mode):
             self.close()
