@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from srctd.adapters import sync
-from srctd.adapters.listing import Listed, Listing
+from srctd.adapters.listing import Listing
 from srctd.arrivals import Arrival, Site
 from srctd.config import Config
 from srctd.copies import Copies
@@ -161,7 +161,7 @@ class Entrance:
                 leader=leader if member else "",
                 series=series_of(path, neighbors),
                 content=content,
-                source=_in_short(manifest, arrival.listed),
+                source=_in_short(manifest, arrival),
                 completed_at=now,
                 verdict=msgspec.Raw(msgspec.json.encode(arrival.verdict)),
             )
@@ -196,7 +196,7 @@ class Entrance:
         elif path == twin.path:
             return False  # its copy is not made yet: it is begun anew
         left = not self._engine.newest_at(path) and not await asyncio.to_thread(os.path.exists, twin.path)
-        moved = _in_short(manifest, arrival.listed) if left else None
+        moved = _in_short(manifest, arrival) if left else None
         if path != twin.path:
             await self._supersede(path)
         for scan in twins:
@@ -287,13 +287,15 @@ def _content(manifest: Manifest, started: str) -> str:
     return content_digest(files, started)
 
 
-def _in_short(manifest: Manifest, listed: Listed) -> SourceFiles:
+def _in_short(manifest: Manifest, arrival: Arrival) -> SourceFiles:
+    references = arrival.probed.references if arrival.probed else ()
     return SourceFiles(
         folder=manifest.folder,
         opened=manifest.opened,
         files=len(manifest.files),
         bytes=manifest.size,
-        fingerprint=listed.fingerprint,
+        fingerprint=arrival.listed.fingerprint,
+        references=tuple(path for path in references if not path.startswith(f"{manifest.folder}/")),
     )
 
 

@@ -370,10 +370,10 @@ class _Checked(msgspec.Struct, frozen=True):
 
 
 def _read_from_afar(scan: Scan) -> Iterable[str]:
-    """Files outside of a scan's folder that its copy refers to, and does not hold."""
+    """Files outside of a scan's folder that it reads, and its copy does not hold."""
     checked = scan.step(Step.CHECK)
     if checked.status is not Status.DONE:
-        return ()
+        return scan.source.references
     header = msgspec.json.decode(checked.result, type=_Checked).header
     return [path for path in header.references if not path.startswith(f"{scan.source.folder}/")]
 

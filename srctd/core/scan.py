@@ -99,6 +99,8 @@ class SourceFiles(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     fingerprint: str
     """Changes with any file's name, size or time."""
+    references: tuple[str, ...] = ()
+    """Absolute paths of files outside of the folder that the scan reads as well; they are not copied."""
 
     @property
     def main(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import disks
 import faultfs
+import h5py
 import pytest
 from site_under_test import Site, running
 from tiny_scans import Made, put
@@ -186,3 +187,32 @@ def test_a_removal_that_is_killed_goes_on_and_a_disk_that_hangs_is_said(made: Ma
             )
             slow.heal()
             assert site.stop() == 0
+
+
+def test_what_a_scan_that_waits_for_room_refers_to_stays(made: Made, tmp_path: Path) -> None:
+    site = Site(tmp_path / "site")
+    first, second = made("a.h5", format="dataexchange"), made("b.h5", format="dataexchange")
+    with h5py.File(second, "r+") as file:
+        del file["exchange/data_white"]
+        file["exchange/data_white"] = h5py.ExternalLink(f"{site.detector}/one/a.h5", "/exchange/data_white")
+    text = site.config.read_text()
+    for folder in ("one", "two", "three"):
+        (site.detector / folder).mkdir()
+    with running(site):
+        put(first, site.detector / "one")
+        site.reaches("a.h5", "done")
+        put(made("c.nxs"), site.detector / "three")
+        site.reaches("c.nxs", "done")
+    site.config.write_text(f"{text}\n[space]\nstop_below_gigabytes = 1e6\n")
+    with running(site):
+        put(second, site.detector / "two")
+        assert site.reaches("b.h5", "held")["steps"]["check"]["status"] == "held"
+    site.config.write_text(f"{text}\n[space]\nstop_below_gigabytes = 1e6\n{retention()}")
+    with running(site):
+        becomes(site, "c.nxs", "removed")
+        site.until(lambda: "reads" in decisions(site)["a.h5"]["reasons"][-1], "why it stays is said", 30)
+        assert sources(site) == {"a.h5": "there", "b.h5": "there", "c.nxs": "removed"}
+    site.config.write_text(text)
+    with running(site):
+        site.ask("retry", scan=site.row("b.h5")["scan"])
+        site.reaches("b.h5", "done")
