@@ -18,7 +18,7 @@ from srctd.adapters import sync
 from srctd.adapters.ownership import Belonging
 from srctd.core import labels, plan, recipe, voxels
 from srctd.core.completion import State, Verdict
-from srctd.core.errors import NoSpace, ScanUnreadable, StorageUnavailable
+from srctd.core.errors import DigestMismatch, NoSpace, ScanUnreadable, StorageUnavailable
 from srctd.core.lifecycle import Scan, Step
 from srctd.core.messages import Job, PreviewJob, PreviewResult, RowsJob, RowsResult
 from srctd.core.recipe import ParameterFile
@@ -87,12 +87,19 @@ async def sync_input(work: Work) -> Synced:
     belonging = await work.belonging()
     await at_storage(work.services.storage.make_account, final.parent.name, belonging.give_own)
     proven = await at_storage(sync.published, final)
+    manifest = await work.services.manifest(work.scan.id)
+    others = proven is not None and not proven.same_files(
+        msgspec.structs.replace(manifest, folder=proven.folder)  # which may have been renamed since
+    )
+    if others and not work.scan.leader:
+        raise DigestMismatch(
+            f"{final} exists and is not the copy of this scan", hint="move it away, then release the scan"
+        )
     if proven is None and in_place:
         proven = await _proven_in_place(work)
         await at_storage(sync.link_input, part, _in_place_of(work, proven))
         await at_storage(sync.write_manifest, part, proven, belonging.give)
     elif proven is None:
-        manifest = await work.services.manifest(work.scan.id)
         await _copies_are_made(work)
         proven = await work.services.copies.copy(work.scan.id, manifest, part, work.owner)
     await stored(_publish_copy, part, final, belonging)
@@ -101,11 +108,17 @@ async def sync_input(work: Work) -> Synced:
 
 
 async def _copies_are_made(work: Work) -> None:
-    """Raise `NoSpace` if storage filled up since CHECK so far that nothing new is copied."""
-    left, what = work.result(Step.CHECK, Checked).bytes_to_copy, f"scan {work.scan.id}"
+    """Raise `NoSpace` if there is no room for what is not copied yet.
+
+    What CHECK was promised is gone where the scan was held since, or where its copy was removed.
+    """
+    left, what = await _bytes_to_copy(work), f"scan {work.scan.id}"
     if left:
         needed = left + work.services.config.storage.reserve_bytes
         await at_storage(work.services.storage.require_grade_below, Grade.STOP, what, needed)
+        checked = work.result(Step.CHECK, Checked)
+        claim = Claim(copy_bytes=left, volume_bytes=checked.bytes_needed - checked.bytes_to_copy)
+        await _claim_room(work, claim, what)
 
 
 def _publish_copy(part: Path, final: Path, belonging: Belonging) -> None:

@@ -122,3 +122,19 @@ def test_a_new_scan_under_the_name_that_another_had_before_it_was_renamed(made, 
         site.until(lambda: len(site.settled()["scans"]) == 2, "a second scan")
         ids = {row["scan"] for row in site.ask("status")["scans"]}
         assert len(ids) == 2
+
+
+def test_the_copy_of_another_scan_is_not_taken_for_its_own(made, tmp_path):
+    """As another daemon may have made under the same name, in the same second."""
+    with running(Site(tmp_path / "site", catalog="")) as site:
+        shutil.copyfile(made, site.detector / "phantom.nxs")
+        scan = site.reaches("phantom.nxs", "done")["scan"]
+        (record,) = (site.shared / "visitors").glob("[!.]*/manifest.json")
+        own = record.read_text()
+        record.write_text(own.replace(f'"size": {made.stat().st_size}', '"size": 12345'))
+        assert "error" not in site.ask("retry", scan=scan, step="sync")
+        held = site.reaches("phantom.nxs", "held")
+        assert "exists and is not the copy of this scan" in held["reason"]
+        record.write_text(own)
+        site.ask("retry", scan=scan)
+        site.reaches("phantom.nxs", "done")

@@ -108,6 +108,22 @@ def test_a_full_disk_holds_the_scan_before_a_byte_is_written_and_room_lets_it_go
         assert Path(done["volume"]).stat().st_size > FLOATS
 
 
+def test_a_copy_that_is_made_anew_asks_for_room_as_the_first_did(folder: Path, scan_file: Path) -> None:
+    with running(Site(folder, catalog="")) as site:
+        shutil.copyfile(scan_file, site.detector / "phantom.nxs")
+        done = site.scan("done")
+        shutil.move(done["folder"], folder / "away")
+        filler = Filler(site)
+        filler.leave(10_500_000)
+        site.ask("retry", scan=done["scan"], step="sync")
+        held = site.scan("held")
+        assert held["steps"]["sync"]["status"] == "held"
+        assert "must stay free" in held["reason"]
+        assert not list(site.shared.rglob("*.nxs")), "nothing was copied"
+        filler.leave(20 * MB)
+        site.scan("done")
+
+
 def test_previews_are_made_and_reconstructions_wait(folder: Path, scan_file: Path) -> None:
     limits = "[space]\npreviews_only_below_gigabytes = 0.030\nstop_below_gigabytes = 0.020"
     with running(Site(folder, catalog="", further=limits)) as site:
