@@ -4,6 +4,7 @@ Several daemons may share a storage. Each leaves its identity in the folders it 
 """
 
 import errno
+import os
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -38,8 +39,7 @@ def claim(part: Path, owner: str) -> None:
             f"{part} is the unfinished copy of another srctd, with the identity {found}",
             hint="if that one is gone for good, remove the folder, then release the scan",
         )
-    with suppress(PermissionError):  # its file system keeps no modes, and no owners either
-        part.chmod(0o700)
+    _close_to_others(part)
 
 
 def _made_by(part: Path, owner: str) -> str:
@@ -57,6 +57,19 @@ def _made_by(part: Path, owner: str) -> str:
             return found
         sync.write_atomic(part / OWNER, owner.encode())
     return owner
+
+
+def _close_to_others(part: Path) -> None:
+    """Raises `HoldError` where a link has the part's name, and the errors of storage."""
+    try:
+        folder = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            with suppress(PermissionError):  # its file system keeps no modes, and no owners either
+                os.fchmod(folder, 0o700)
+        finally:
+            os.close(folder)
+    except OSError as exc:
+        raise sync.storage_error(exc, f"{part} cannot be closed to others") from exc
 
 
 def mine(shared: str, owner: str) -> list[Path]:

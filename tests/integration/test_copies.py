@@ -168,3 +168,13 @@ def test_only_the_daemon_enters_a_part(tmp_path: Path) -> None:
     part.mkdir(0o777)
     parts.claim(part, "a")
     assert part.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_link_in_a_part_s_place_is_refused(tmp_path: Path) -> None:
+    outside, part = tmp_path / "outside", tmp_path / ".scan-1.part"
+    parts.claim(outside, "a")
+    outside.chmod(0o755)
+    part.symlink_to(outside)
+    with pytest.raises(HoldError, match=r"\.scan-1\.part cannot be closed to others"):
+        parts.claim(part, "a")
+    assert outside.stat().st_mode & 0o777 == 0o755

@@ -261,9 +261,11 @@ def test_a_folder_of_the_copy_that_became_a_link_is_not_written_through(source, 
     (part / "input/darks/a.tif").unlink()
     (part / "input/darks").rmdir()
     (part / "input/darks").symlink_to(outside)
+    (part / "input/more").symlink_to(outside)
     sync.copy(Manifest(folder=str(source), files=(entry,)), part)
     assert not list(outside.iterdir())
     assert (part / "input/darks/a.tif").read_bytes() == b"dark"
+    assert [path.name for path in (part / "input").iterdir()] == ["darks"]
     assert not (part / "input/darks").is_symlink()
 
 

@@ -157,8 +157,9 @@ def _stat(path: str) -> os.stat_result | None:
 def _settle(folder: Path, names: frozenset[str], give: Give) -> None:
     """Remove what an earlier attempt left and the scan does not have; hand all folders over, durable."""
     with writing(folder):
-        for here, _, files in os.walk(folder, topdown=False):
-            for file in files:
+        for here, folders, files in os.walk(folder, topdown=False):
+            links = [name for name in folders if os.path.islink(f"{here}/{name}")]
+            for file in (*files, *links):
                 path = f"{here}/{file}"
                 if path.removeprefix(f"{folder}/") not in names:
                     os.unlink(path)
