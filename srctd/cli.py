@@ -19,6 +19,8 @@ from srctd.core.errors import ConfigError, FatalError, HoldError, SrctdError
 
 DEFAULT_CONFIG = "/etc/srctd/srctd.toml"
 EXIT_FAILED = 1
+DRY_RUN_SECONDS = 35.0
+"""A dry run looks at files; after 30 s the daemon itself says that it takes too long."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -186,10 +188,12 @@ def _check(options: argparse.Namespace) -> int:
     return EXIT_FAILED if problems else 0
 
 
-def _ask(options: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
+def _ask(
+    options: argparse.Namespace, request: dict[str, Any], timeout_seconds: float = 5.0
+) -> dict[str, Any]:
     endpoint = options.endpoint or _configured(options).control.endpoint
     try:
-        answer = control_client.request(endpoint, request, timeout_seconds=5.0)
+        answer = control_client.request(endpoint, request, timeout_seconds=timeout_seconds)
     except UnicodeEncodeError as exc:
         raise HoldError(f"{exc.object!r} is no text", hint="name the scan by its identifier") from exc
     if not answer.get("ok", True):
@@ -260,7 +264,7 @@ def _retention(options: argparse.Namespace) -> int:
             "sources are removed by the daemon alone, by itself, where retention.enabled is true",
             hint="`srctd retention --dry-run` says what it would remove now, and why every other scan stays",
         )
-    answer = _ask(options, {"cmd": "retention"})
+    answer = _ask(options, {"cmd": "retention"}, DRY_RUN_SECONDS)
     if options.json:
         _json(answer)
     else:

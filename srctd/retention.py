@@ -9,7 +9,8 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -33,6 +34,8 @@ from srctd.taskfolder import task_folder
 log = structlog.get_logger()
 T = TypeVar("T")
 
+LOOK_SECONDS = 20.0
+"""For what the dry run looks at; who asks waits a little longer."""
 DISK_SECONDS = 3.0
 """A disk that does not say within this time how full it is hangs; nothing is removed from it."""
 _FOR_NOW = (TransientError, HoldError)
@@ -47,10 +50,21 @@ class _Looked(NamedTuple):
     """By the first member."""
 
     @property
-    def next(self) -> Candidate | None:
-        """Whose turn it is."""
-        chosen = (decision.scan for decision in self.outlook.decisions if decision.remove)
-        return self.candidates.get(next(chosen, ""))
+    def turns(self) -> list[Candidate]:
+        """Which sources would go, in this order."""
+        going = (decision.scan for decision in self.outlook.decisions if decision.remove)
+        return [self.candidates[scan] for scan in going if scan in self.candidates]
+
+
+class _Sources(NamedTuple):
+    """A source and its copy, after everything was looked at but the bytes of the copy."""
+
+    wanted: Manifest
+    """What goes of the source."""
+    proven: Manifest
+    """What was noted when the copy was made."""
+    lying: Manifest
+    """The copy as it lies there now."""
 
 
 class Retention:
@@ -80,6 +94,7 @@ class Retention:
         self._removing: set[str] = set()  # first roots of disks on their way to the low-water mark
         self._troubles: dict[str, str] = {}  # scan -> why the last attempt came to nothing
         self._proven: set[str] = set()  # of a removal that is stuck the copy is not read again and again
+        self._one_at_a_time = asyncio.Lock()  # of those who ask: a look at many files takes disks and threads
 
     async def load(self) -> None:
         """Take note of what a daemon before this one had begun to remove; call it before the roots are listed."""
@@ -96,15 +111,46 @@ class Retention:
     async def outlook(self) -> tuple[list[Outlook], tuple[str, ...]]:
         """What would be removed now from each disk, and why everything else stays, as if it were enabled; and what
         keeps a disk from being looked at.
+
+        Sources and copies are looked at as before a removal, but no copy is read.
         """
-        disks, problems = await self._disks()
-        outlooks = []
-        for roots in disks:
-            try:
-                outlooks.append((await self._look(roots)).outlook)
-            except _FOR_NOW as exc:
-                problems.append(exc.sentence)
-        return outlooks, tuple(problems)
+        async with self._one_at_a_time:
+            until = time.monotonic() + LOOK_SECONDS
+            disks, problems = await self._disks()
+            outlooks = []
+            for roots in disks:
+                try:
+                    outlook, unseen = await self._foreseen(roots, until)
+                except _FOR_NOW as exc:
+                    problems.append(exc.sentence)
+                    continue
+                outlooks.append(outlook)
+                if unseen:
+                    problems.append(
+                        f"{', '.join(outlook.roots)}: within {LOOK_SECONDS:g} s there was no time to look at the "
+                        f"files of {unseen} of the sources that would be removed"
+                    )
+            return outlooks, tuple(problems)
+
+    async def _foreseen(self, roots: Sequence[str], until: float) -> tuple[Outlook, int]:
+        """What becomes of the sources on a disk; and how many of those that go were not looked at in time."""
+        troubles: dict[str, str] = {}
+        seen: set[str] = set()
+        gone: set[str] = set()
+        while True:
+            looked = await self._look(roots, troubles)
+            unseen = [candidate for candidate in looked.turns if candidate.leader.id not in seen]
+            if not unseen or time.monotonic() > until:
+                return looked.outlook, len(unseen)
+            for candidate in unseen:
+                if time.monotonic() > until:
+                    break
+                seen.add(candidate.leader.id)
+                try:
+                    await self._require_removable(candidate, gone)
+                    gone.add(candidate.leader.id)
+                except _FOR_NOW as exc:
+                    troubles[candidate.leader.id] = exc.sentence
 
     # --- what and when ------------------------------------------------------------------------------------
 
@@ -131,22 +177,26 @@ class Retention:
         """
         most = None
         while True:
-            looked = await self._look(roots, most)
+            looked = await self._look(roots, self._troubles, most)
             disk = looked.outlook.disk
             if retention.too_full(disk, self._rule):
                 self._removing.add(roots[0])
             else:
                 self._removing.discard(roots[0])
-            if looked.next is None:
+            if not looked.turns:
                 return
-            most = disk.used - await self._remove(looked.next)
+            most = disk.used - await self._remove(looked.turns[0])
 
-    async def _look(self, roots: Sequence[str], most: int | None = None) -> _Looked:
-        """`most`: bytes that are used at most, by what was removed since the disk was looked at first."""
+    async def _look(
+        self, roots: Sequence[str], troubles: Mapping[str, str], most: int | None = None
+    ) -> _Looked:
+        """`troubles`: what stood in the way of a scan's removal. `most`: bytes that are used at most, by what was
+        removed since the disk was looked at first.
+        """
         usage = await self._usage(roots[0])
         used = usage.used if most is None else min(usage.used, most)
         disk = Disk(size=usage.size, used=used, removing=roots[0] in self._removing)
-        candidates = await self._candidates(roots)
+        candidates = await self._candidates(roots, troubles)
         decisions = await asyncio.to_thread(retention.plan, candidates, disk, self._rule, time.time())
         outlook = Outlook(roots=tuple(self._roots[root] for root in roots), disk=disk, decisions=decisions)
         return _Looked(outlook, {candidate.leader.id: candidate for candidate in candidates})
@@ -187,16 +237,18 @@ class Retention:
             raise StorageUnavailable(f"{root} does not say how full it is", hint="check the mount")
         return asked.result()
 
-    async def _candidates(self, roots: Sequence[str]) -> list[Candidate]:
+    async def _candidates(self, roots: Sequence[str], troubles: Mapping[str, str]) -> list[Candidate]:
         """All scans whose files lie below some roots, by the files they share."""
         finished = await self._last_finished()
         groups: dict[str, list[Scan]] = {}
         for scan in self._engine.scans.values():
             if self._root_of(scan) in roots:
                 groups.setdefault(scan.leader or scan.id, []).append(scan)
-        return [self._candidate(members, finished) for members in groups.values()]
+        return [self._candidate(members, finished, troubles) for members in groups.values()]
 
-    def _candidate(self, members: list[Scan], finished: Mapping[str, float]) -> Candidate:
+    def _candidate(
+        self, members: list[Scan], finished: Mapping[str, float], troubles: Mapping[str, str]
+    ) -> Candidate:
         members.sort(key=lambda scan: scan.member)
         leader = members[0]
         times = [finished[scan.id] for scan in members if scan.id in finished]
@@ -207,7 +259,7 @@ class Retention:
             done_at=max(times) if len(times) == len(members) else None,
             listed=self._intake.fingerprint_at(leader.path),
             newer=newest[0].id if newest and newest[0].revision > leader.revision else "",
-            trouble=self._troubles.get(leader.id, ""),
+            trouble=troubles.get(leader.id, ""),
         )
 
     def _root_of(self, scan: Scan) -> str:
@@ -221,16 +273,13 @@ class Retention:
         """Remove a source; return the bytes that went. What stands in the way is noted, and the source stays."""
         leader, root = candidate.leader, candidate.root
         try:
-            manifest = await self._services.manifest(leader.id)
-            wanted = await self._spare(leader, manifest)
-            if not candidate.begun:
-                await asyncio.to_thread(removal.require_removable, wanted, root)
+            found = await self._require_removable(candidate)
             if not candidate.begun or leader.id not in self._proven:
-                await self._prove_copy(leader, manifest)
+                await self._prove_copy(leader, found)
                 self._proven.add(leader.id)
             if not candidate.begun:
-                await asyncio.to_thread(removal.require_removable, wanted, root)
-            return await self._remove_proven(candidate, wanted)
+                await asyncio.to_thread(removal.require_removable, found.wanted, root)
+            return await self._remove_proven(candidate, found.wanted)
         except DigestMismatch as exc:
             log.error("scan.source_kept", scan=leader.id, path=leader.path, reason=exc.sentence)
             for scan in candidate.members:
@@ -262,15 +311,35 @@ class Retention:
         log.info("scan.source_removed", scan=leader.id, path=leader.path, left=left, **told)
         return size
 
-    async def _prove_copy(self, leader: Scan, manifest: Manifest) -> None:
-        """Raise `DigestMismatch` unless the copy lies on the storage as it was made."""
-        services, holder = self._services, task_folder(self._services.config, leader)
+    async def _require_removable(self, candidate: Candidate, gone: Set[str] = frozenset()) -> _Sources:
+        """Everything that is asked before a source goes, but for the bytes of its copy. The dry run asks the same.
+
+        `gone`: scans whose sources would have gone before. Raises `DigestMismatch` for a copy that is not as it
+        was made, one of `_FOR_NOW` for what else stands in the way.
+        """
+        leader, services = candidate.leader, self._services
+        manifest = await services.manifest(leader.id)
+        wanted = await self._spare(leader, manifest, gone)
+        if not candidate.begun:
+            await asyncio.to_thread(removal.require_removable, wanted, candidate.root)
         await asyncio.to_thread(services.storage.require, 0, 0, f"the copy of {leader.id}")
-        try:
+        with self._damage_told(leader) as holder:
             proven = await asyncio.to_thread(_recorded, holder, services.storage.path, manifest)
             lying = await asyncio.to_thread(removal.copy_as_it_lies, proven, holder, sync.INPUT)
-            if self._section.proof == "digests":
-                _require_same(proven, await self._stoppable(partial(_read, lying)))
+        return _Sources(wanted, proven, lying)
+
+    async def _prove_copy(self, leader: Scan, found: _Sources) -> None:
+        """Read a copy; raise `DigestMismatch` unless it is as it was made."""
+        if self._section.proof == "digests":
+            with self._damage_told(leader):
+                _require_same(found.proven, await self._stoppable(partial(_read, found.lying)))
+
+    @contextmanager
+    def _damage_told(self, leader: Scan) -> Iterator[Path]:
+        """Say what to do where a copy, in the folder that this gives, is not as it was made."""
+        holder = task_folder(self._services.config, leader)
+        try:
+            yield holder
         except DigestMismatch as exc:
             hint = (
                 f"the source stays; move {holder} away and `srctd retry {leader.id} --step sync` copies it anew, "
@@ -290,13 +359,13 @@ class Retention:
             await asyncio.wait([working], timeout=self._services.config.daemon.stop_grace_seconds)
             raise
 
-    async def _spare(self, leader: Scan, manifest: Manifest) -> Manifest:
+    async def _spare(self, leader: Scan, manifest: Manifest, gone: Set[str]) -> Manifest:
         """The manifest without files that other scans need where they are, as flats for several scans.
 
         Raises `HoldError` if they need a frame, or what is opened: a scan goes as a whole; and as long as it is not
-        known what they need.
+        known what they need. `gone`: scans of which nothing but a copy would be left by then.
         """
-        needed = await self._needed(leader)
+        needed = await self._needed(leader, gone)
         going = []
         for file in manifest.files:
             path = f"{manifest.folder}/{file.path}"
@@ -306,7 +375,7 @@ class Retention:
                 raise HoldError(f"{needed[path]} reads {path} where it is")
         return msgspec.structs.replace(manifest, files=tuple(going))
 
-    async def _needed(self, leader: Scan) -> dict[str, str]:
+    async def _needed(self, leader: Scan, gone: Set[str]) -> dict[str, str]:
         """Files, by absolute path, that another scan reads where they are, or consists of; and that scan."""
         needed = self._intake.referenced()
         for path, arrival in self._intake.arrivals.items():
@@ -317,7 +386,8 @@ class Retention:
             if scan.leader or scan.superseded or scan.path == leader.path:
                 continue
             needed.update(dict.fromkeys(_read_from_afar(scan), scan.id))
-            if scan.source_removed_at is None and _related(scan.source.folder, leader.source.folder):
+            there = scan.source_removed_at is None and scan.id not in gone
+            if there and _related(scan.source.folder, leader.source.folder):
                 needed.update(dict.fromkeys(await self._files_of(scan), scan.id))
         return needed
 

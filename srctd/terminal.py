@@ -122,6 +122,11 @@ def retention_view(answer: Mapping[str, Any]) -> RenderableType:
             )
         )
         parts.append(_decisions(disk["scans"]))
+    if answer["proof"] == "digests" and any(
+        row["remove"] for disk in answer["disks"] for row in disk["scans"]
+    ):
+        told = "not looked at yet: the bytes of the copies; each copy is read in full right before its source goes"
+        parts.append(Text(told, style="dim"))
     return Group(*parts)
 
 

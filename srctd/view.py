@@ -138,6 +138,7 @@ def retention_answer(
         "minimum_age_hours": section.minimum_age_hours,
         "high_water_percent": section.high_water_percent,
         "low_water_percent": section.low_water_percent,
+        "proof": section.proof,
         "problems": problems,
         "disks": [
             {

@@ -6,7 +6,7 @@ copied. Which of these go, and when, is a question of room: above the high-water
 at the low-water mark; never the newest of a root.
 
 What only a look at the disks can tell (whether the copy reads as it was written, whether every file is unchanged)
-is asked when it is a scan's turn.
+is asked when it is a scan's turn; `Candidate.trouble` is the answer, if it is none.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,7 +60,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     newer: str = ""
     """The scan that took their place under the same path."""
     trouble: str = ""
-    """Why the last attempt to remove them came to nothing, in one sentence."""
+    """What stands in the way of removing them, by a look at the disks, in one sentence."""
 
     @property
     def leader(self) -> Scan:

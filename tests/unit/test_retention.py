@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from factories import a_header
 
-from srctd.adapters import sync
+from srctd.adapters import removal, sync
 from srctd.adapters.journal import Journal
 from srctd.adapters.listing import fingerprint
 from srctd.adapters.space import SharedStorage
@@ -29,10 +29,12 @@ class Storage(SharedStorage):
     """Something may happen when it is asked whether it is there, after which a copy is read."""
 
     meanwhile: Callable[[], Any] = staticmethod(lambda: None)
+    dry = False
 
     def require(self, needed: int, reserve: int, what: str, promised: int = 0) -> None:
         super().require(needed, reserve, what, promised)
-        self.meanwhile()
+        if not self.dry:
+            self.meanwhile()
 
 
 class World:
@@ -125,6 +127,12 @@ class World:
             for number, scan in enumerate((*scans, self.scan("newest.h5", {"newest.h5": b"newest"}))):
                 entered = msgspec.structs.replace(scan.entered, completed_at=float(number))
                 await self.engine.happen(msgspec.structs.replace(scan, entered=entered))
+            self.storage.dry = True
+            outlooks, self.foreseen_problems = await self.retention.outlook()
+            self.storage.dry = False
+            self.foreseen = {
+                decision.scan: decision for outlook in outlooks for decision in outlook.decisions
+            }
             await self.retention._check()
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)
@@ -136,6 +144,12 @@ class World:
         """Files on the detector's disk, but for the newest scan."""
         files = (path for path in self.detector.rglob("*") if not path.is_dir())
         return sorted(str(path.relative_to(self.detector)) for path in files if path.name != "newest.h5")
+
+    def foretold(self, scan: Completed) -> str:
+        """Why the dry run said that a scan stays; empty: it goes."""
+        decision = self.foreseen[scan.scan]
+        assert decision.remove != bool(decision.reasons)
+        return "; ".join(decision.reasons)
 
     @property
     def problems(self) -> str:
@@ -344,3 +358,65 @@ def test_a_root_that_appears_behind_a_link_is_found(tmp_path: Path):
     world.after(world.scan("stack", STACK))
     world.close()
     assert (world.left(), world.problems) == ([], "")
+
+
+# --- the dry run says what the real one does ------------------------------------------------------------------
+
+
+def test_the_dry_run_looks_at_copies_and_at_what_others_need(world: World):
+    names = ("stack", "missing", "another", "short")
+    scans = {name: world.scan(name, {"log.txt": b"log", "tif/1.tif": name.encode()}) for name in names}
+    gone(world.shared / "visitors" / "missing")
+    another(world.shared / "visitors" / "another")
+    (world.shared / "visitors/short/input/tif/1.tif").write_bytes(b"")
+    needed = world.scan("needed", {"tif/1.tif": b"needed"})
+    world.referenced[str(world.detector / "needed" / "tif" / "1.tif")] = "/data/arriving.h5"
+    changed = world.scan("changed", {"tif/1.tif": b"changed"})
+    (world.detector / "changed" / "tif" / "1.tif").write_bytes(b"again")
+    world.after(*scans.values(), needed, changed)
+    assert world.foretold(scans["stack"]) == ""
+    for scan in (scans["missing"], scans["another"], scans["short"]):
+        assert world.foretold(scan) == world.engine.scans[scan.scan].source_kept != ""
+    for scan in (needed, changed):
+        assert f"{scan.scan}: {world.foretold(scan)}" in world.problems
+    assert not any(name.startswith("stack/") for name in world.left())
+    assert len(world.left()) == 2 * 3 + 1 + 1
+
+
+def test_the_dry_run_reads_no_copy_and_removes_nothing(world: World):
+    stack = world.scan("stack", STACK)
+    damaged(world.shared / "visitors" / "stack")
+    world.after(stack)
+    assert world.foretold(stack) == "", "only reading the copy tells"
+    assert "has the digest" in world.engine.scans[stack.scan].source_kept
+
+
+def test_the_dry_run_knows_what_would_be_gone_by_then(world: World):
+    outer = world.scan("outer", {"1.tif": b"one", "in/flat.h5": b"flat"})
+    inner = world.scan("outer/in", {"flat.h5": b"flat"})
+    world.after(outer, inner)
+    assert (world.foretold(outer), world.foretold(inner)) == ("", "")
+    assert (world.left(), world.problems) == ([], "")
+
+
+def test_what_stays_makes_room_for_others_in_the_dry_run_too(tmp_path: Path):
+    world = World(tmp_path)
+    first, second = (world.scan(name, {name: name.encode()}) for name in ("a.h5", "b.h5"))
+    gone(world.shared / "visitors" / "a.h5")
+
+    async def full(root: str) -> removal.DiskUsage:
+        return removal.DiskUsage(str(world.detector), 1, size=100, used=1)
+
+    world.retention._usage = full  # the first that goes is enough
+    world.after(first, second)
+    world.close()
+    assert "holds no copy any more" in world.foretold(first)
+    assert world.foretold(second) == ""
+    assert world.left() == ["a.h5"]
+
+
+def test_the_dry_run_says_for_what_there_was_no_time(world: World, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("srctd.retention.LOOK_SECONDS", 0.0)
+    stack = world.scan("stack", STACK)
+    world.after(stack)
+    assert "no time to look at the files of 1 of the sources" in "".join(world.foreseen_problems)

@@ -78,6 +78,7 @@ def test_the_dry_run_shows_what_goes_and_why_the_rest_stays() -> None:
         "stays b-1 0.00 GB held; too young",
         "/e, /f: 0.0 % of 10.0 GB used; removing begins above 80 % and ends at 60 %",
         "no scans there",
+        "not looked at yet: the bytes of the copies; each copy is read in full right before its source goes",
     ]
 
 
