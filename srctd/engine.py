@@ -101,8 +101,8 @@ class Engine:
         self._stopping = False
 
     def load(self, scans: Iterable[Scan]) -> None:
-        """Take over the journal's scans; each goes on where it was."""
-        for scan in sorted(scans, key=lambda scan: scan.completed_at):
+        """Take over the journal's scans, in the order in which they came; each goes on where it was."""
+        for scan in scans:
             self._keep(scan)
             if not scan.done and not scan.superseded:
                 self.tell(Recovered(scan=scan.id))

@@ -238,7 +238,7 @@ class Retention:
         return asked.result()
 
     async def _candidates(self, roots: Sequence[str], troubles: Mapping[str, str]) -> list[Candidate]:
-        """All scans whose files lie below some roots, by the files they share."""
+        """All scans whose files lie below some roots, by the files they share, in the order in which they came."""
         finished = await self._last_finished()
         groups: dict[str, list[Scan]] = {}
         for scan in self._engine.scans.values():

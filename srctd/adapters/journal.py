@@ -7,14 +7,17 @@ All SQL of the project is here and in `schema.sql`. Every method is one transact
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import structlog
 
+from srctd.core import clock
 from srctd.core.errors import JournalError
 from srctd.core.lifecycle import (
     AnyEvent,
@@ -29,12 +32,19 @@ from srctd.core.lifecycle import (
 )
 from srctd.core.scan import Manifest, Series, SourceFiles
 
+log = structlog.get_logger()
+
 SCHEMA_VERSION = 3
 APPLICATION_ID = 0x73726374
 BUSY_SECONDS = 5.0
 LARGEST_RESULT_BYTES = 4096
 """Results beyond this stay out of the events; the steps have them."""
 
+_CLOCK = (
+    "CREATE TABLE IF NOT EXISTS clock"
+    " (id INTEGER PRIMARY KEY CHECK (id = 1), wall REAL NOT NULL, running REAL NOT NULL, boot TEXT NOT NULL) STRICT"
+)
+"""The last reading of the clocks; journals that were begun without it get it."""
 _JOURNALED = frozenset({Status.DONE, Status.RETRYING, Status.HELD})
 _COLUMNS = (
     "id, path, root, revision, task, member, members, leader, series, content, source, completed_at, verdict,"
@@ -88,11 +98,20 @@ class OutboxRow(NamedTuple):
     """UTC timestamp; None: still to be posted."""
 
 
+def read_clocks() -> clock.Reading:
+    """What the clocks of this machine say now."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return clock.Reading(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), boot)
+
+
 class Journal:
     """The journal file, held by this process alone. Every method may raise `JournalError`."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], clocks: Callable[[], clock.Reading] = read_clocks
+    ) -> None:
         self._path = Path(path)
+        self._clocks = clocks
         self._lock = _locked(self._path)
         try:
             self._db = _opened(self._path)
@@ -113,7 +132,7 @@ class Journal:
             steps: dict[str, dict[Step, StepState]] = {}
             for row in self._db.execute("SELECT * FROM steps"):
                 steps.setdefault(row["scan"], {})[Step(row["step"])] = _step_state(row)
-            rows = self._db.execute(f"SELECT {_COLUMNS} FROM scans ORDER BY completed_at, rowid")
+            rows = self._db.execute(f"SELECT {_COLUMNS} FROM scans ORDER BY rowid")
             return [_scan(row, steps.get(row["id"], {})) for row in rows]
 
     def manifest(self, scan: str) -> Manifest:
@@ -125,8 +144,12 @@ class Journal:
             return _manifests.decode(row["manifest"])
 
     def last_finished(self) -> dict[str, float]:
-        """When the last of a scan's steps came to its status: UTC timestamp by scan."""
-        with self._guarded("read"):
+        """When the last of a scan's steps came to its status: UTC timestamp by scan, by the clock as it goes now.
+
+        Never earlier than it was: time that this machine was not seen to run counts as not passed.
+        """
+        with self._guarded("read"), self._transaction():
+            self._look_at_clocks()
             return dict(self._db.execute("SELECT scan, max(finished_at) FROM steps GROUP BY scan"))
 
     def commit(self, scan: Scan, event: AnyEvent, at: float) -> int:
@@ -139,6 +162,7 @@ class Journal:
                 "INSERT INTO events (at, scan, topic, body) VALUES (?, ?, ?, ?)",
                 (at, event.scan, event.__struct_config__.tag, _event_body(event)),
             )
+            self._look_at_clocks()
             assert cursor.lastrowid is not None
             return cursor.lastrowid
 
@@ -232,6 +256,21 @@ class Journal:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
+
+    def _look_at_clocks(self) -> None:
+        """Move the times of steps along if the clock was set since the last look.
+
+        It follows every write, so that of what was written since the last look no more than one row is of the new
+        clock. Moved ahead, that row stops at now; moved back, it stays, as only what lies ahead of the clock moves.
+        """
+        now, before = self._clocks(), self._db.execute("SELECT wall, running, boot FROM clock").fetchone()
+        if before is not None and (seconds := clock.set_by(clock.Reading(*before), now)):
+            log.warning("clock.set", seconds=round(seconds, 1))
+            self._db.execute(
+                "UPDATE steps SET finished_at = min(finished_at + ?, ?) WHERE ? > 0 OR finished_at > ?",
+                (seconds, now.wall, seconds, now.wall),
+            )
+        self._db.execute("INSERT OR REPLACE INTO clock (id, wall, running, boot) VALUES (1, ?, ?, ?)", now)
 
     def _enter(self, scan: Scan, manifest: Manifest) -> None:
         values = (
@@ -357,6 +396,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
             f"journal {path} has schema version {version}, this srctd reads version {SCHEMA_VERSION}",
             hint="start the srctd that wrote it, or move the file away",
         )
+    db.execute(_CLOCK)
     damage = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if damage != "ok":
         raise JournalError(

@@ -44,7 +44,7 @@ CREATE TABLE steps (
     retry_at    REAL,
     result      TEXT NOT NULL,                  -- JSON
     seconds     REAL NOT NULL,
-    finished_at REAL NOT NULL,                  -- when the step came to this status
+    finished_at REAL NOT NULL,                  -- when the step came to this status; moves when the clock is set
     PRIMARY KEY (scan, step)
 ) STRICT, WITHOUT ROWID;
 

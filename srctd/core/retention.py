@@ -54,7 +54,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     root: str
     """The watched root below which they lie."""
     done_at: float | None
-    """UTC timestamp of the last step of any member; None: unknown."""
+    """UTC timestamp of the last step of any member, by the clock as it goes now; None: unknown."""
     listed: str | None
     """Fingerprint of what lies there by the last listing; None: nothing does."""
     newer: str = ""
@@ -106,13 +106,14 @@ def too_full(disk: Disk, rule: Rule) -> bool:
 def plan(candidates: Sequence[Candidate], disk: Disk, rule: Rule, now: float) -> tuple[Decision, ...]:
     """Decide about every scan whose files lie on one disk, in the order in which they would go.
 
-    `candidates`: all that are known, removed ones too. `now`: UTC timestamp. What was begun is ended first,
-    whatever the marks say: half a source is of no use to anybody.
+    `candidates`: all that are known, removed ones too, in the order in which they came: the times at which they
+    came are of a clock that may have been wrong. `now`: UTC timestamp. What was begun is ended first, whatever the
+    marks say: half a source is of no use to anybody.
     """
     newest = _newest(candidates)
     freed = 0
     decisions: list[Decision] = []
-    for candidate in sorted(candidates, key=_order):
+    for candidate in sorted(candidates, key=lambda candidate: not candidate.begun):
         undone = {} if candidate.removed else _undone(candidate)
         shared = _reasons(candidate, newest, rule, now)
         if not candidate.removed and not candidate.begun:
@@ -123,14 +124,10 @@ def plan(candidates: Sequence[Candidate], disk: Disk, rule: Rule, now: float) ->
     return tuple(decisions)
 
 
-def _order(candidate: Candidate) -> tuple[bool, float, str]:
-    return not candidate.begun, candidate.leader.completed_at, candidate.leader.id
-
-
 def _newest(candidates: Sequence[Candidate]) -> dict[str, str]:
     """The newest scan of every root, of those whose files are there, whole."""
     newest: dict[str, str] = {}
-    for candidate in sorted(candidates, key=lambda candidate: _order(candidate)[1:]):
+    for candidate in candidates:
         there = candidate.listed is not None and candidate.leader.source_is_whole
         if there and not candidate.leader.superseded:
             newest[candidate.root] = candidate.leader.id

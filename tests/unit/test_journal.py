@@ -11,8 +11,11 @@ import textwrap
 import msgspec
 import pytest
 from factories import a_manifest, a_scan, a_source
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from srctd.adapters.journal import Journal, OutboxObject
+from srctd.core.clock import Reading
 from srctd.core.errors import JournalError
 from srctd.core.lifecycle import (
     Completed,
@@ -389,3 +392,166 @@ def test_what_became_of_a_source_is_kept_and_every_removal_is_an_event(journal: 
         *("scan.source_kept", "scan.source_removal_begun", "scan.source_removed"),
     ]
     assert msgspec.json.decode(rows[2][1])["files"] == 2
+
+
+# --- clocks that are set --------------------------------------------------------------------------------------
+
+HOUR = 3600.0
+
+
+class Clocks:
+    """A machine's clocks, which go on only when they are told to."""
+
+    def __init__(self) -> None:
+        self.now = Reading(wall=NOW, running=100.0, boot="first")
+
+    def __call__(self) -> Reading:
+        return self.now
+
+    def run(self, hours: float = 0.0, *, set_by: float = 0.0) -> None:
+        """Time passes; the clock is set by some hours besides."""
+        wall, running, boot = self.now
+        self.now = Reading(wall + HOUR * (hours + set_by), running + HOUR * hours, boot)
+
+    def start_again(self, off_hours: float, *, set_by: float = 0.0) -> None:
+        """The machine was off for a while; its clock may be wrong when it is on again."""
+        self.now = Reading(self.now.wall + HOUR * (off_hours + set_by), 10.0, f"after {self.now}")
+
+
+class Aging:
+    """A journal of scans of which one step is done each, and how old they seem."""
+
+    def __init__(self, path) -> None:
+        self.path, self.clocks = path, Clocks()
+        self.journal = Journal(path, self.clocks)
+
+    def restart(self) -> None:
+        self.journal.close()
+        self.journal = Journal(self.path, self.clocks)
+
+    def scan(self, name: str) -> None:
+        event = Completed(
+            scan=name, entered=a_scan(id=name, path=f"/d/{name}", task=name), manifest=a_manifest()
+        )
+        scan, _ = advance(None, event)
+        self.journal.commit(scan, event, self.clocks.now.wall)
+        done = StepDone(scan=name, step=Step.IDENTIFY, result=msgspec.Raw(b"{}"), seconds=1.0)
+        self.journal.commit(advance(scan, done)[0], done, self.clocks.now.wall)
+
+    def ages(self) -> dict[str, float]:
+        """In hours."""
+        finished, now = self.journal.last_finished(), self.clocks.now.wall
+        return {name: round((now - at) / HOUR, 3) for name, at in finished.items()}
+
+
+@pytest.fixture
+def aging(tmp_path):
+    made = Aging(tmp_path / "journal.sqlite")
+    yield made
+    made.journal.close()
+
+
+def test_what_was_done_while_the_clock_stood_back_is_not_old_when_it_is_put_right(aging: Aging) -> None:
+    aging.scan("before")
+    aging.clocks.run(5)
+    aging.clocks.run(0, set_by=-1000)
+    aging.scan("during")
+    aging.clocks.run(2)
+    assert aging.ages() == {"before": 7, "during": 2}
+    aging.clocks.run(1, set_by=1000)
+    assert aging.ages() == {"before": 8, "during": 3}
+    aging.scan("after")
+    aging.clocks.run(4)
+    assert aging.ages() == {"before": 12, "during": 7, "after": 4}
+
+
+def test_the_very_next_thing_after_the_clock_was_set_is_of_its_time(aging: Aging) -> None:
+    aging.clocks.run(0, set_by=-1000)
+    aging.scan("behind")
+    aging.clocks.run(1, set_by=1000)
+    aging.scan("right")
+    aging.clocks.run(1, set_by=1000)
+    aging.scan("ahead")
+    aging.clocks.run(1, set_by=-1000)
+    aging.scan("right again")
+    aging.clocks.run(1)
+    assert aging.ages() == {"behind": 4, "right": 3, "ahead": 2, "right again": 1}
+
+
+def test_a_clock_that_stands_ahead_makes_nothing_older(aging: Aging) -> None:
+    aging.scan("a")
+    aging.clocks.run(3, set_by=40_000)
+    assert aging.ages() == {"a": 3}
+
+
+def test_a_clock_that_starts_wrong_and_is_put_right_makes_nothing_older(aging: Aging) -> None:
+    aging.scan("before")
+    aging.clocks.run(5)
+    assert aging.ages() == {"before": 5}
+    aging.clocks.start_again(48, set_by=-47)  # it goes on where it was, as without a battery
+    aging.restart()
+    aging.scan("during")
+    aging.clocks.run(1, set_by=47)
+    assert aging.ages() == {"before": 6, "during": 1}, "for how long it was off nothing tells"
+
+
+def test_a_restart_of_the_daemon_alone_makes_nothing_younger(aging: Aging) -> None:
+    aging.scan("a")
+    aging.clocks.run(30)
+    aging.restart()
+    assert aging.ages() == {"a": 30}
+
+
+def test_a_clock_that_is_brought_right_gently_was_not_set(aging: Aging) -> None:
+    aging.scan("a")
+    for _ in range(600):
+        aging.clocks.run(1, set_by=-0.0002)
+        aging.journal.last_finished()
+    assert 599 < aging.ages()["a"] < 600
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["run", "set", "scan", "look", "off", "restart"]), st.integers(-50, 50)),
+        max_size=20,
+    )
+)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_nothing_ever_seems_older_than_it_is(tmp_path_factory, happenings) -> None:
+    aging = Aging(tmp_path_factory.mktemp("aging") / "journal.sqlite")
+    true, begun = 0.0, {}
+    for what, hours in happenings:
+        match what:
+            case "run":
+                aging.clocks.run(abs(hours))
+                true += abs(hours)
+            case "set":
+                aging.clocks.run(0, set_by=hours)
+            case "scan":
+                begun[name := f"s{len(begun)}"] = true
+                aging.scan(name)
+            case "look":
+                aging.journal.last_finished()
+            case "off":
+                aging.clocks.start_again(abs(hours))
+                true += abs(hours)
+                aging.restart()
+            case "restart":
+                aging.restart()
+    ages = aging.ages()
+    aging.journal.close()
+    assert all(ages[name] <= true - begun[name] + 0.001 for name in begun)
+
+
+def test_a_journal_without_a_reading_of_the_clocks_gets_one(tmp_path) -> None:
+    Journal(tmp_path / "j.sqlite").close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "j.sqlite")) as other:
+        other.execute("DROP TABLE clock")
+    with contextlib.closing(Journal(tmp_path / "j.sqlite")) as journal:
+        assert journal.last_finished() == {}
+
+
+def test_scans_are_given_back_in_the_order_in_which_they_came(journal: Journal) -> None:
+    for number, name in enumerate("abc"):
+        entered(journal, id=name, path=f"/d/{name}", task=name, completed_at=NOW - number)
+    assert [scan.id for scan in journal.load()] == ["a", "b", "c"]

@@ -140,9 +140,16 @@ def test_a_file_goes_when_all_its_members_are_done():
 
 def test_the_oldest_go_down_to_the_low_mark_and_no_further():
     several = [candidate(scan(name, day=day, size=100)) for day, name in enumerate("abcde")]
-    decisions = plan(several[::-1], FULL, RULE, NOW)
+    decisions = plan(several, FULL, RULE, NOW)
     assert gone(decisions) == ["a.h5", "b.h5", "c.h5"], "from 90 to 60 percent"
     assert decisions[3].reasons == ("the older ones bring the disk down to 60.0 %, removing ends at 60 %",)
+
+
+def test_the_oldest_and_the_newest_are_told_by_the_order_in_which_they_came():
+    several = [candidate(scan(name, day=-day, size=100)) for day, name in enumerate("abcd")]
+    decisions = plan(several, FULL, RULE, NOW)
+    assert gone(decisions) == ["a.h5", "b.h5", "c.h5"], "though the clock went back all the while"
+    assert "the newest scan of its root" in decisions[3].reasons
 
 
 def test_between_the_marks_removing_goes_on_but_does_not_begin():
@@ -247,12 +254,10 @@ def test_nothing_is_ever_lost(several: list[Candidate], used: int, removing: boo
             assert NOW - one.done_at >= RULE.minimum_age_seconds
             assert one.listed == leader.source.fingerprint
             assert any(
-                other.root == one.root
-                and other.listed is not None
-                and other.leader.completed_at >= leader.completed_at
-                for other in several
+                other.root == one.root and other.listed is not None
+                for other in several[several.index(one) + 1 :]
                 if other not in going
-            ), "a newer one stays, or one as new"
+            ), "a newer one stays"
 
 
 @given(candidates(), st.integers(0, 1000), st.booleans())
@@ -262,7 +267,7 @@ def test_the_oldest_first_and_no_more_than_has_to(several: list[Candidate], used
     going = [by_id[d.scan] for d in plan(several, disk, RULE, NOW) if d.remove]
     chosen = [one for one in going if not one.begun]
     assert going == [one for one in going if one.begun] + chosen
-    assert [one.leader.completed_at for one in chosen] == sorted(one.leader.completed_at for one in chosen)
+    assert chosen == [one for one in several if one in chosen]
     if chosen:
         assert too_full(disk, RULE)
         before_the_last = sum(one.leader.source.bytes for one in going[:-1])
