@@ -141,7 +141,9 @@ class Daemon:
         self.intake = Intake(config, self.engine, self._reader, copies, messages, departures)
         self.disks = SpaceWatch(storage, _other_places(config), self.control.publish)
         self._releases = Releases(self.engine, room, self.disks)
-        self.retention = Retention(services, self.engine, self.intake, departures, self._last_finished)
+        self.retention = Retention(
+            services, self.engine, self.intake, departures, self._last_finished, self.control.publish
+        )
         self.answers = Answers(
             Parts(
                 config=config,

@@ -27,6 +27,7 @@ from srctd.core.retention import Candidate, Disk, Outlook
 from srctd.core.scan import Manifest
 from srctd.departures import Departures
 from srctd.engine import Engine
+from srctd.freeing import Freeing
 from srctd.intake import Intake
 from srctd.services import Services
 from srctd.taskfolder import task_folder
@@ -77,6 +78,7 @@ class Retention:
         intake: Intake,
         departures: Departures,
         last_finished: Callable[[], Awaitable[Mapping[str, float]]],
+        publish: Callable[[str, dict[str, Any]], None],
     ) -> None:
         """`last_finished`: when the last step of each scan came to its status, UTC timestamps."""
         self.problems: tuple[str, ...] = ()
@@ -87,6 +89,7 @@ class Retention:
         self._intake = intake
         self._departures = departures
         self._last_finished = last_finished
+        self._freeing = Freeing(self._usage, publish)
         self._roots: dict[
             str, str
         ] = {}  # where watched roots were found, links resolved: what they are called
@@ -161,7 +164,8 @@ class Retention:
         for roots in disks:
             problems += await asyncio.to_thread(unwritable, roots)
             try:
-                await self._make_room(roots)
+                disk = await self._make_room(roots)
+                problems += [disk.in_vain] if disk.in_vain else []
             except _FOR_NOW as exc:
                 problems.append(exc.sentence)
         problems += [f"{scan}: {sentence}" for scan, sentence in self._troubles.items()]
@@ -170,8 +174,9 @@ class Retention:
                 log.warning("retention.problem", reason=sentence)
         self.problems = tuple(problems)
 
-    async def _make_room(self, roots: Sequence[str]) -> None:
-        """Remove one source after the other, and look anew at the disk and the scans in between.
+    async def _make_room(self, roots: Sequence[str]) -> Disk:
+        """Remove one source after the other, and look anew at the disk and the scans in between; return the disk
+        as it is in the end.
 
         Some file systems free space only a while after the files are gone: what was removed counts at once.
         """
@@ -184,7 +189,7 @@ class Retention:
             else:
                 self._removing.discard(roots[0])
             if not looked.turns:
-                return
+                return disk
             most = disk.used - await self._remove(looked.turns[0])
 
     async def _look(
@@ -195,7 +200,12 @@ class Retention:
         """
         usage = await self._usage(roots[0])
         used = usage.used if most is None else min(usage.used, most)
-        disk = Disk(size=usage.size, used=used, removing=roots[0] in self._removing)
+        disk = Disk(
+            size=usage.size,
+            used=used,
+            in_vain=self._freeing.why_stopped(usage),
+            removing=roots[0] in self._removing,
+        )
         candidates = await self._candidates(roots, troubles)
         decisions = await asyncio.to_thread(retention.plan, candidates, disk, self._rule, time.time())
         outlook = Outlook(roots=tuple(self._roots[root] for root in roots), disk=disk, decisions=decisions)
@@ -293,6 +303,7 @@ class Retention:
         leader = candidate.leader
         if any(self._engine.scans[scan.id] is not scan for scan in candidate.members):
             raise HoldError("something happened to it while its copy was read")
+        before = await self._freeing.sample(candidate.root)
         told: dict[str, Any] = {"folder": wanted.folder, "files": len(wanted.files), "bytes": wanted.size}
         for scan in () if candidate.begun else candidate.members:
             begun = await self._engine.happen(SourceRemovalBegun(scan=scan.id, at=time.time(), **told))
@@ -309,6 +320,7 @@ class Retention:
         self._departures.end(leader.id)
         self._proven.discard(leader.id)
         log.info("scan.source_removed", scan=leader.id, path=leader.path, left=left, **told)
+        await self._freeing.compare(candidate.root, before, removed.freed)
         return size
 
     async def _require_removable(self, candidate: Candidate, gone: Set[str] = frozenset()) -> _Sources:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from srctd.core.errors import DigestMismatch, HoldError, NotPermitted, SourceChanged, StorageUnavailable
+from srctd.core.freeing import MEANINGFUL
 from srctd.core.scan import FileEntry, Manifest
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -47,6 +48,8 @@ class Removed(NamedTuple):
     """Files that are not there any more."""
     left: tuple[FileEntry, ...]
     """Files that changed, and were left alone."""
+    freed: int
+    """Bytes of the disk's blocks that were theirs alone, as far as links tell; blocks may be shared besides."""
     finished: bool
     """False: it was told to stop."""
 
@@ -69,8 +72,9 @@ def require_removable(manifest: Manifest, root: str) -> None:
     """Raise unless every file is there, unchanged, and may be removed.
 
     `SourceChanged`, `NotPermitted`, `StorageUnavailable`; `HoldError` for files that lie outside of the root or on
-    another disk than it.
+    another disk than it, or are nearly all known by further hard links: removing those frees nothing.
     """
+    linked: list[FileEntry] = []
     with _opened_root(root) as top:
         device = os.fstat(top).st_dev
         for folder, files in _by_folder(manifest, root):
@@ -83,10 +87,19 @@ def require_removable(manifest: Manifest, root: str) -> None:
                 if not os.access(".", os.W_OK | os.X_OK, dir_fd=holder, effective_ids=True):
                     raise NotPermitted(f"{shown}: this user may not remove anything there")
                 for name, file in files:
-                    if not _is_unchanged(holder, name, file):
+                    found = _unchanged(holder, name, file)
+                    if found is None:
                         raise SourceChanged(
                             f"{shown}/{name} changed since it was copied, or is not there any more"
                         )
+                    linked += [file] if found.st_nlink > 1 else []
+    kept = sum(file.size for file in linked)
+    if linked and manifest.size - kept < MEANINGFUL * manifest.size:
+        raise HoldError(
+            f"{len(linked)} of its {len(manifest.files)} files, as {manifest.folder}/{linked[0].path}, have "
+            f"further hard links: removing it frees {manifest.size - kept} of {manifest.size} bytes",
+            hint="remove the other links if room is wanted",
+        )
 
 
 def remove(manifest: Manifest, root: str, stopping: Callable[[], bool] = lambda: False) -> Removed:
@@ -99,16 +112,19 @@ def remove(manifest: Manifest, root: str, stopping: Callable[[], bool] = lambda:
     """
     gone: list[FileEntry] = []
     left: list[FileEntry] = []
+    freed = 0
     with _opened_root(root) as top:
         for folder, files in _by_folder(manifest, root):
             with _storage(f"{root}/{folder}", "cannot be removed from"), _opened_below(top, folder) as holder:
                 for name, file in files:
                     if stopping():
-                        return Removed(tuple(gone), tuple(left), finished=False)
-                    (gone if holder is None or _removed(holder, name, file) else left).append(file)
+                        return Removed(tuple(gone), tuple(left), freed, finished=False)
+                    size = 0 if holder is None else _removed(holder, name, file)
+                    (left if size is None else gone).append(file)
+                    freed += size or 0
         for folder in _own_folders(manifest, root):
             _remove_if_empty(top, folder)
-    return Removed(tuple(gone), tuple(left), finished=True)
+    return Removed(tuple(gone), tuple(left), freed, finished=True)
 
 
 def copy_as_it_lies(proven: Manifest, holder: str | Path, inside: str) -> Manifest:
@@ -202,15 +218,16 @@ def _opened_below(top: int, folder: str) -> Iterator[int | None]:
         os.close(descriptor)
 
 
-def _is_unchanged(holder: int, name: str, file: FileEntry) -> bool:
+def _unchanged(holder: int, name: str, file: FileEntry) -> os.stat_result | None:
+    """What a file is; None if it is not there as it was."""
     try:
         found = os.stat(name, dir_fd=holder, follow_symlinks=False)
     except OSError as exc:
         if exc.errno in _NOT_THERE:
-            return False
+            return None
         raise
     same = (found.st_size, found.st_mtime_ns) == (file.size, file.mtime_ns)
-    return stat.S_ISREG(found.st_mode) and same
+    return found if stat.S_ISREG(found.st_mode) and same else None
 
 
 def _dropped(holder: int, name: str) -> os.stat_result | None:
@@ -229,16 +246,17 @@ def _dropped(holder: int, name: str) -> os.stat_result | None:
     return found if stat.S_ISREG(found.st_mode) else None
 
 
-def _removed(holder: int, name: str, file: FileEntry) -> bool:
-    """Remove a file if it is unchanged; return whether it is gone."""
-    if _is_unchanged(holder, name, file):
+def _removed(holder: int, name: str, file: FileEntry) -> int | None:
+    """Remove a file if it is unchanged; return the bytes of blocks that were its alone, None if it stays."""
+    found = _unchanged(holder, name, file)
+    if found is not None:
         os.unlink(name, dir_fd=holder)
-        return True
+        return 512 * found.st_blocks if found.st_nlink == 1 else 0
     try:
         os.stat(name, dir_fd=holder, follow_symlinks=False)
     except FileNotFoundError:
-        return True
-    return False
+        return 0
+    return None
 
 
 def _remove_if_empty(top: int, folder: str) -> None:

@@ -38,6 +38,8 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     """Bytes that are used or may be used."""
     used: int
+    in_vain: str = ""
+    """Why nothing more is removed from it, in one sentence: it would free nothing."""
     removing: bool = False
     """It was above the high-water mark, and has not come down to the low-water mark since."""
 
@@ -263,14 +265,14 @@ def _span(seconds: float) -> str:
 
 
 def _enough(disk: Disk, freed: int, rule: Rule) -> list[str]:
-    """Why there is room enough, so that nothing need go; nothing if there is not."""
+    """Why nothing need go, because there is room enough, or would help; nothing if neither is so."""
     if not too_full(disk, rule):
         high = rule.high_water_percent
         return [f"disk is {disk.percent():.1f} % full, removing begins above {high:g} %"]
     left, low = disk.percent(freed), rule.low_water_percent
     if left <= low:
         return [f"the older ones bring the disk down to {left:.1f} %, removing ends at {low:g} %"]
-    return []
+    return [disk.in_vain] if disk.in_vain else []
 
 
 # --- of the results of steps, what counts here ------------------------------------------------------------

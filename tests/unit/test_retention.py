@@ -1,11 +1,13 @@
 """Whether a source goes when its turn has come: what else needs its files, and how its copy lies now."""
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import disks
 import msgspec
 import pytest
 from factories import a_header
@@ -51,6 +53,7 @@ class World:
         )
         self.arrivals: dict[str, Any] = {}
         self.referenced: dict[str, str] = {}
+        self.told: list[tuple[str, dict[str, Any]]] = []
         self._journal, self._thread = Journal(folder / "journal.sqlite"), JournalThread()
         self.storage = Storage(str(self.shared), str(folder / "storage"))
         services: Any = SimpleNamespace(config=self.config, storage=self.storage, manifest=self._manifest)
@@ -59,12 +62,17 @@ class World:
         intake: Any = SimpleNamespace(
             arrivals=self.arrivals, referenced=lambda: dict(self.referenced), fingerprint_at=self._listed
         )
-        self.retention = Retention(services, self.engine, intake, self.departures, self._last_finished)
+        self.retention = Retention(
+            services, self.engine, intake, self.departures, self._last_finished, self._tell
+        )
         self.storage.make_account("visitors", lambda path: None)
 
     def close(self) -> None:
         self._thread.close()
         self._journal.close()
+
+    def _tell(self, topic: str, body: dict[str, Any]) -> None:
+        self.told.append((topic, body))
 
     async def _manifest(self, scan: str) -> Manifest:
         return await self._thread.call(self._journal.manifest, scan)
@@ -139,6 +147,20 @@ class World:
 
         asyncio.run(go())
         return self
+
+    def check(self) -> None:
+        """One more look at the disk."""
+        asyncio.run(self.retention._check())
+
+    def foreseen_again(self) -> dict[str, str]:
+        """Why the scans whose sources are there stay; the newest is left out."""
+        (outlook,), _ = asyncio.run(self.retention.outlook())
+        told = {decision.scan: "; ".join(decision.reasons) for decision in outlook.decisions}
+        return {
+            scan: why
+            for scan, why in told.items()
+            if not why.startswith("already removed") and "the newest" not in why
+        }
 
     def left(self) -> list[str]:
         """Files on the detector's disk, but for the newest scan."""
@@ -358,6 +380,61 @@ def test_a_root_that_appears_behind_a_link_is_found(tmp_path: Path):
     world.after(world.scan("stack", STACK))
     world.close()
     assert (world.left(), world.problems) == ([], "")
+
+
+# --- where removing frees nothing -----------------------------------------------------------------------------
+
+
+def test_a_source_whose_files_have_further_links_stays(world: World):
+    linked, partly = world.scan("linked", STACK), world.scan("partly", STACK)
+    others = world.detector.parent / "others"
+    others.mkdir()
+    for scan, names in (("linked", list(STACK)), ("partly", ["flat_1.tif"])):
+        for number, name in enumerate(names):
+            os.link(world.detector / scan / name, others / f"{scan}{number}")
+    world.after(linked, partly)
+    assert world.left() == sorted(f"linked/{name}" for name in STACK)
+    assert "4 of its 4 files" in world.foretold(linked)
+    assert "have further hard links: removing it frees 0 of 13 bytes" in world.problems
+    assert world.foretold(partly) == ""
+
+
+def test_retention_stops_where_blocks_are_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("srctd.freeing.WAIT_SECONDS", 2.0)
+    with disks.disk(tmp_path, 512, "mount", "xfs") as mount:
+        world = World(mount)
+        scans = [world.scan(f"s{n}.h5", {f"s{n}.h5": os.urandom(16 << 20)}) for n in range(3)]
+        other = world.detector / "ballast.bin"
+        other.write_bytes(os.urandom(32 << 20))
+        os.sync()
+        world.after(*scans)
+        assert world.left() == ["ballast.bin", "s1.h5", "s2.h5"], "the first showed that it is in vain"
+        (topic, body), *more = world.told
+        assert (topic, more) == ("retention.stopped", [])
+        assert body["reason"] in world.problems
+        assert "removing 0.0168 GB freed" in body["reason"]
+        assert world.foreseen_again() == {scan.scan: body["reason"] for scan in scans[1:]}
+        world.check()
+        assert world.left() == ["ballast.bin", "s1.h5", "s2.h5"]
+
+        other.unlink()
+        assert world.foreseen_again() == {scan.scan: "" for scan in scans[1:]}, "something else made room"
+        world.close()
+
+
+def test_on_a_disk_that_shares_no_blocks_all_that_may_go_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("srctd.freeing.WAIT_SECONDS", 2.0)
+    with disks.disk(tmp_path, 512, "mount", "xfs") as mount:
+        world = World(tmp_path)
+        world.detector.rmdir()
+        (mount / "detector").mkdir()
+        world.detector.symlink_to(mount / "detector")
+        world.detector = mount / "detector"
+        world.after(*(world.scan(f"s{n}.h5", {f"s{n}.h5": os.urandom(16 << 20)}) for n in range(3)))
+        assert (world.left(), world.problems, world.told) == ([], "", [])
+        world.close()
 
 
 # --- the dry run says what the real one does ------------------------------------------------------------------
