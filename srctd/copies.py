@@ -25,6 +25,7 @@ from srctd.copywork import CopyWork, Job
 from srctd.core.errors import NoSpace, SrctdError
 from srctd.core.scan import Manifest, Owner
 from srctd.core.settling import Settled
+from srctd.core.space import RESULT_FILES
 from srctd.growing import Arriving, Growing
 from srctd.meter import Figures, Meter, Stop
 from srctd.threads import at_storage
@@ -222,6 +223,7 @@ class Copies:
         def work(options: sync.CopyOptions) -> None:
             what = f"{scan}, which is being acquired,"
             self._place.storage.require_for_copy(needed, self._reserve, what, promised)
+            self._place.storage.require_files(len(files) + RESULT_FILES, what)
             options = self._claimed(copy, options)
             sync.copy_settled(Manifest(folder=copy.folder, files=files), upto, copy.part, options)
 
@@ -239,6 +241,8 @@ class Copies:
             copy.meter.reached(manifest.size - left)
             if ahead:  # else room was promised to it
                 self._place.storage.require_for_copy(left, self._reserve, manifest.main, promised)
+                files = sync.files_left(manifest, copy.part) + RESULT_FILES
+                self._place.storage.require_files(files, manifest.main)
             proven = sync.copy(manifest, copy.part, self._claimed(copy, options))
             copy.meter.reached(manifest.size)
             seconds = round(time.monotonic() - began, 3)

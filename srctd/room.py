@@ -12,11 +12,12 @@ from pathlib import Path
 
 import msgspec
 
+from srctd.adapters import sync
 from srctd.adapters.space import SharedStorage
 from srctd.config import Config
 from srctd.core.errors import HoldError, NoSpace
 from srctd.core.lifecycle import Scan, Status, Step
-from srctd.core.space import with_margin
+from srctd.core.space import RESULT_FILES, Grade, with_margin
 from srctd.results import Checked
 from srctd.taskfolder import part_folder, task_folder
 from srctd.threads import at_storage
@@ -54,17 +55,24 @@ class Room:
             try:
                 promised = sum(_total(claim) for _, claim in others)
                 await at_storage(self._storage.require, needed, reserve, what, promised)
+                files = sum(_files(other, claim) for other, claim in others)
+                await at_storage(self._storage.require_files, _files(scan, wanted), what, files)
             except NoSpace:  # much of what was promised may be written by now
                 left = await at_storage(self._unwritten, others)
                 await at_storage(self._storage.require, needed, reserve, what, left)
+                files = await at_storage(self._unmade, others)
+                own = await at_storage(self._unmade, [(scan, wanted)])
+                await at_storage(self._storage.require_files, own, what, files)
             self._claims[scan.id] = wanted
 
     async def may_go_on(self, scan: Scan, needs: int) -> bool:
         """Whether so much is free for a scan that was held for want of it; if so, it is promised that much."""
         async with self._one_at_a_time:
             others = self._promises(but=scan.id)
-            free = (await at_storage(self._storage.measure)).free
+            _, free, _, files = await at_storage(self._storage.measure)
             if free < needs or free - await at_storage(self._unwritten, others) < needs:
+                return False
+            if files is not None and files < await at_storage(self._files_before, scan, others):
                 return False
             self._claims[scan.id] = self._wanted_by(scan) or Claim(
                 volume_bytes=max(0, needs - self._config.storage.reserve_bytes)
@@ -77,12 +85,17 @@ class Room:
         Where enough seems to be free all the same (a quota, or somebody removed something meanwhile), more than
         that must be: the same would only happen again.
         """
-        if exc.needs:
+        if exc.needs or exc.of_files:
             return exc
         left = _total(self._left_of(scan)) + self._config.storage.reserve_bytes
         free = (await at_storage(self._storage.measure)).free
         needs = max(with_margin(left), with_margin(free) + LEAST_RISE)
         return NoSpace(str(exc), hint="make room there; it then goes on by itself", needs=needs)
+
+    @property
+    def grade(self) -> Grade:
+        """What may be done on shared storage, by what was last free there."""
+        return self._storage.grade
 
     def promised(self) -> int:
         """Bytes that scans were promised, as if nothing of it were written."""
@@ -123,6 +136,25 @@ class Room:
                 left += max(0, claim.volume_bytes - self._built(scan))
         return left
 
+    def _unmade(self, promises: list[tuple[Scan, Claim]]) -> int:
+        """Files of promises that are not there yet; looks there."""
+        return sum(
+            _files(scan, claim) - min(scan.source.files, self._made(scan) if claim.copy_bytes else 0)
+            for scan, claim in promises
+        )
+
+    def _files_before(self, scan: Scan, others: list[tuple[Scan, Claim]]) -> int:
+        """How many files must be possible before a held scan goes on: its own, and those of others."""
+        copies = scan.step(Step.SYNC).status is not Status.DONE and not scan.leader
+        copies = copies and not sync.inside(scan.path, self._storage.path)
+        return self._unmade([*others, (scan, Claim(copy_bytes=int(copies)))])
+
+    def _made(self, scan: Scan) -> int:
+        with suppress(HoldError):
+            part = part_folder(self._config, scan.path, scan.id)
+            return sum(len(names) for _, _, names in os.walk(part))
+        return 0
+
     def _copied(self, scan: Scan) -> int:
         with suppress(HoldError):  # without an account it is not copied
             return allocated(part_folder(self._config, scan.path, scan.id))
@@ -146,3 +178,8 @@ def allocated(folder: Path) -> int:
 
 def _total(claim: Claim) -> int:
     return claim.copy_bytes + claim.volume_bytes
+
+
+def _files(scan: Scan, claim: Claim) -> int:
+    """How many files a scan makes, as if none were there."""
+    return (scan.source.files if claim.copy_bytes else 0) + RESULT_FILES

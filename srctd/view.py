@@ -156,9 +156,13 @@ def retention_answer(
 def _what_next(scan: Scan, step: Step) -> str:
     """How a held step goes on."""
     state = scan.step(step)
-    if scan.lacks_space is step:
+    if scan.lacks_space is step and state.needs_bytes:
         return f" It goes on by itself when {_bytes(state.needs_bytes)} are free."
-    return "" if "srctd retry" in state.reason else f" `srctd retry {scan.id}` tries it again."
+    return (
+        ""
+        if "srctd retry" in state.reason or scan.lacks_space is step
+        else f" `srctd retry {scan.id}` tries it again."
+    )
 
 
 def _elsewhere(scan: Scan) -> list[str]:

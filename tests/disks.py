@@ -17,15 +17,17 @@ MAKE = {
 
 
 @contextlib.contextmanager
-def disk(folder: Path, megabytes: int, name: str = "disk", kind: str = "ext4") -> Iterator[Path]:
+def disk(
+    folder: Path, megabytes: int, name: str = "disk", kind: str = "ext4", options: tuple[str, ...] = ()
+) -> Iterator[Path]:
     """A file system of so many MiB, mounted at `folder/name`; gone afterwards. `kind`: one of `MAKE`."""
     needs.root()
     needs.program(MAKE[kind][0])
     image, mount = folder / f"{name}.img", folder / name
-    mount.mkdir(parents=True)
+    mount.mkdir(parents=True, exist_ok=True)
     with image.open("wb") as file:
         file.truncate(megabytes << 20)
-    subprocess.run([*MAKE[kind], image], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*MAKE[kind], *options, image], check=True, stdout=subprocess.DEVNULL)
     _mount("-o", "loop", str(image), str(mount))
     try:
         yield mount

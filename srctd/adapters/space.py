@@ -21,6 +21,8 @@ class Measured(NamedTuple):
     """Bytes that the daemon may still write."""
     total: int
     """Bytes."""
+    files: int | None = None
+    """How many files the daemon may still make; None: as many as there is room for."""
 
 
 def measure(path: str | os.PathLike[str]) -> Measured:
@@ -34,7 +36,8 @@ def measure(path: str | os.PathLike[str]) -> Measured:
         device = os.stat(there).st_dev
     except OSError as exc:
         raise StorageUnavailable(f"{there}: {exc.strerror}", hint="check the mount") from exc
-    return Measured(device, stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize)
+    files = stat.f_favail if stat.f_files else None  # btrfs and others keep no table of them
+    return Measured(device, stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize, files)
 
 
 def free_bytes(path: str | os.PathLike[str]) -> int:
@@ -118,8 +121,20 @@ class SharedStorage:
         self._require_marker()
         _require_of(self._ask().free, self.path, needed, reserve, what, promised)
 
+    def require_files(self, needed: int, what: str, promised: int = 0) -> None:
+        """Raise `NoSpace` unless so many files can still be made, and those that were promised to others."""
+        free = self._ask().files
+        if free is None or needed + promised <= free:
+            return
+        others = f" and scans before it {promised}," if promised else ""
+        raise NoSpace(
+            f"{what} needs {needed} files,{others} where {self.path} has {free} free inodes",
+            hint=f"remove {needed + promised - free} files there; it then goes on by itself",
+            of_files=True,
+        )
+
     def require_for_copy(self, needed: int, reserve: int, what: str, promised: int = 0) -> None:
-        """The same for something new, of which nothing is taken any more once storage is almost full."""
+        """As `require`, for something new, of which nothing is taken any more once storage is almost full."""
         self.require_grade_below(Grade.STOP, what, needed + reserve)
         self.require(needed, reserve, what, promised)
 

@@ -55,10 +55,13 @@ class ScanUnreadable(HoldError):
 class NoSpace(HoldError):
     """The target has not enough space; nothing was written. The scan goes on by itself when there is room."""
 
-    def __init__(self, message: str, *, hint: str = "", needs: int = 0) -> None:
-        """`needs`: bytes that must be free before it is worth another try; 0: not known."""
+    def __init__(self, message: str, *, hint: str = "", needs: int = 0, of_files: bool = False) -> None:
+        """`needs`: bytes that must be free before it is worth another try; 0: not known. `of_files`: what lacks is
+        not bytes, but files that can still be made.
+        """
         super().__init__(message, hint=hint)
         self.needs = needs
+        self.of_files = of_files
 
 
 class NotPermitted(HoldError):

@@ -32,6 +32,9 @@ HYSTERESIS = 0.05
 """A grade is left only when so much more than its threshold is free."""
 MARGIN = 0.01
 """What waits for room goes on when so much more than it needs is free."""
+RESULT_FILES = 100
+"""Files and folders of a scan besides its copied files, and some more: folders of the copy, notes, pictures,
+volume, shards, records."""
 
 
 class Sample(NamedTuple):

@@ -12,11 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import disks
+import faultfs
 import h5py
 import needs
 import numpy as np
 import pytest
 from site_under_test import Site, left_in, running
+from tiny_scans import Made, put
 
 from srctd.adapters import control_client, space
 from srctd.sim.writer import SimulationSpec, simulate
@@ -106,6 +109,40 @@ def test_a_full_disk_holds_the_scan_before_a_byte_is_written_and_room_lets_it_go
         filler.leave(20 * MB)
         done = site.scan("done")
         assert Path(done["volume"]).stat().st_size > FLOATS
+
+
+def test_more_files_than_inodes_hold_the_scan_before_a_byte_is_written(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    made = Made(tmp_path / "made")("stack", format="elettra", angles=90)
+    with (
+        disks.disk(tmp_path, 64, "shared", options=("-N", "1024")) as shared,
+        running(Site(tmp_path, catalog="")) as site,
+    ):
+        (shared / "filler").mkdir()
+        for number in range(os.statvfs(shared).f_ffree - 150):
+            (shared / "filler" / str(number)).touch()
+        put(made, site.detector)
+        scan = site.scan("held")
+        assert scan["files"] > 90
+        assert scan["steps"]["check"]["status"] == "held"
+        assert "free inodes" in scan["reason"]
+        assert "it then goes on by itself" in reason(site, scan)
+        assert "are free." not in reason(site, scan)
+        assert not list(site.shared.rglob("*.tif")), "nothing was copied"
+        shutil.rmtree(shared / "filler")
+        site.scan("done")
+
+
+def test_thresholds_that_are_lowered_let_what_waits_go_on(folder: Path, scan_file: Path) -> None:
+    with running(Site(folder, catalog="", further="[space]\nstop_below_gigabytes = 0.060")) as site:
+        Filler(site).leave(50 * MB)
+        until_grade(site, "stop")
+        shutil.copyfile(scan_file, site.detector / "phantom.nxs")
+        assert "nothing new is copied" in site.scan("held")["reason"]
+        assert site.stop() == 0
+    site.config.write_text(site.config.read_text().replace("= 0.060", "= 0.020"))
+    with running(site):
+        site.scan("done")
 
 
 def test_a_copy_that_is_made_anew_asks_for_room_as_the_first_did(folder: Path, scan_file: Path) -> None:
@@ -213,24 +250,23 @@ def check_equal(small: Path, large: Path) -> None:
 
 
 def test_a_file_system_that_is_full_though_it_seemed_to_have_room_is_waited_for(
-    folder: Path, scan_file: Path
+    tmp_path: Path, scan_file: Path
 ) -> None:
-    """No file may be made any more, as with a quota: what is free says nothing of it."""
-
-    def files(most: int) -> None:
-        options = f"remount,nr_inodes={most}"
-        subprocess.run(["mount", "-o", options, folder / "shared"], check=True)
-
-    with running(Site(folder, catalog="", workers=0)) as site:
+    """A quota: what is free says nothing of it."""
+    with (
+        disks.disk(tmp_path, 64, "shared.backing"),
+        faultfs.mounted(tmp_path, "shared") as shared,
+        running(Site(tmp_path, catalog="", workers=0)) as site,
+    ):
         filler = Filler(site)
         filler.leave(40 * MB)
-        files(4)  # the mount itself, the filler, the marker, the account's folder
+        shared.fail("EDQUOT", "create", "mkdir", pattern="/visitors/*")
         shutil.copyfile(scan_file, site.detector / "phantom.nxs")
         scan = site.scan("held")
         assert scan["steps"]["sync"]["status"] == "held"
-        assert "No space left on device" in scan["reason"]
+        assert "quota" in scan["reason"].lower()
         assert left_in(site.shared / "visitors") == set()
-        files(1000)
+        shared.heal()
         site.until(lambda: site.ask("status")["storage"]["free_bytes"], "storage is known")
         assert site.ask("scan", scan="phantom.nxs")["state"] == "held", (
             "it would fail again, for all one knows"

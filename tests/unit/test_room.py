@@ -13,7 +13,7 @@ from srctd.adapters.space import Measured, SharedStorage
 from srctd.config import Config, StorageSection, WatchSection
 from srctd.core.errors import NoSpace, StorageUnavailable
 from srctd.core.lifecycle import AnyEvent, Released, Scan, Status, Step, StepFailed, StepState, advance
-from srctd.core.space import Grade, Thresholds
+from srctd.core.space import RESULT_FILES, Grade, Thresholds
 from srctd.releases import Releases
 from srctd.results import Checked, Identified
 from srctd.room import Claim, Room, allocated
@@ -29,9 +29,10 @@ class Disk(SharedStorage):
         (folder / "shared").mkdir()
         super().__init__(str(folder / "shared"), str(folder / "note"), Thresholds(**thresholds))
         self.free = free
+        self.files: int | None = None
 
     def _ask(self) -> Measured:
-        return Measured(1, self.free, 1000 * MB)
+        return Measured(1, self.free, 1000 * MB, self.files)
 
 
 def config_of(folder: Path) -> Config:
@@ -156,6 +157,61 @@ def test_where_there_seemed_to_be_room_more_is_demanded(tmp_path: Path) -> None:
     stage.play(scenario)
 
 
+# --- files that can still be made -----------------------------------------------------------------------------
+
+
+def many_files(name: str, files: int, **steps: StepState) -> Scan:
+    scan = scan_of(name, size=MB, **steps)
+    return msgspec.structs.replace(scan, source=msgspec.structs.replace(scan.source, files=files))
+
+
+def test_more_files_than_can_be_made_are_no_room(tmp_path: Path) -> None:
+    before = many_files("before", 1000, check=checked(MB, MB))
+    stage = Stage(tmp_path, 900 * MB, before, many_files("new", 500))
+    new, wanted = stage.scans["new"], Claim(copy_bytes=MB, volume_bytes=MB)
+    needed = 1000 + 500 + 2 * RESULT_FILES
+
+    async def scenario() -> None:
+        await stage.room.claim(new, wanted, "on btrfs there is no limit")
+        stage.disk.files = needed - 1
+        with pytest.raises(NoSpace) as caught:
+            await stage.room.claim(new, wanted, "scan new")
+        assert caught.value.sentence == (
+            f"scan new needs 600 files, and scans before it 1100, where {stage.disk.path} has {needed - 1} free "
+            "inodes (remove 1 files there; it then goes on by itself)"
+        )
+        assert await stage.room.met(new, caught.value) is caught.value
+        stage.disk.files = needed
+        await stage.room.claim(new, wanted, "scan new")
+
+        part = part_folder(stage.config, before.path, "before") / "input"
+        part.mkdir(parents=True)
+        for number in range(300):
+            (part / str(number)).touch()
+        stage.disk.files = needed - 300
+        await stage.room.claim(new, wanted, "what is made already needs no file more")
+
+    stage.play(scenario)
+
+
+def test_what_lacks_files_goes_on_when_so_many_can_be_made(tmp_path: Path) -> None:
+    scan = many_files("s", 500, check=held(Step.CHECK, 0))
+    stage = Stage(tmp_path, 900 * MB, scan)
+    engine = Engine(stage.scans)
+    releases = Releases(engine, stage.room, SimpleNamespace(shared_free=900 * MB))
+    releases._grade = stage.room.grade
+
+    async def scenario() -> None:
+        stage.disk.files = 500 + RESULT_FILES - 1
+        await releases._release()
+        assert engine.released == []
+        stage.disk.files += 1
+        await releases._release()
+        assert engine.released == ["s"]
+
+    stage.play(scenario)
+
+
 # --- grades of storage ------------------------------------------------------------------------------------
 
 
@@ -223,6 +279,7 @@ def test_the_oldest_goes_on_first_and_only_as_many_as_there_is_room_for(tmp_path
     engine = Engine(stage.scans)
     watch = SimpleNamespace(shared_free=None)
     releases = Releases(engine, stage.room, watch)
+    releases._grade = stage.room.grade  # it is not the first look after a start
 
     async def look(free: int) -> list[str]:
         stage.disk.free = watch.shared_free = free
@@ -239,6 +296,27 @@ def test_the_oldest_goes_on_first_and_only_as_many_as_there_is_room_for(tmp_path
         assert await look(5000 * MB) == ["large"]
         assert await look(5000 * MB) == []
         assert stage.scans["other"].held is Step.CHECK, "a person must decide"
+
+    stage.play(scenario)
+
+
+def test_what_it_needed_once_holds_nobody_under_another_configuration_or_grade(tmp_path: Path) -> None:
+    scan = scan_of("s", check=held(Step.CHECK, 400 * MB))
+    stage = Stage(tmp_path, 300 * MB, scan)
+    engine = Engine(stage.scans)
+    releases = Releases(engine, stage.room, SimpleNamespace(shared_free=300 * MB))
+
+    async def look() -> int:
+        engine.released.clear()
+        await releases._release()
+        if engine.released:  # and it still lacks room
+            stage.scans["s"] = scan
+        return len(engine.released)
+
+    async def scenario() -> None:
+        assert [await look() for _ in range(3)] == [1, 0, 0], "once after the start"
+        stage.disk.grade = Grade.SIXTEEN_BIT  # its volume is half as large now
+        assert [await look() for _ in range(3)] == [1, 0, 0]
 
     stage.play(scenario)
 

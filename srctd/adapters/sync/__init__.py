@@ -17,7 +17,7 @@ from srctd.adapters.sync.commit import (
     write_checksums,
     write_manifest,
 )
-from srctd.adapters.sync.copying import bytes_left, copy, copy_settled, digest_in_place
+from srctd.adapters.sync.copying import bytes_left, copy, copy_settled, digest_in_place, files_left
 from srctd.adapters.sync.folders import make_folder, remove_folder, replace_folder, sweep, write_atomic
 from srctd.adapters.sync.notes import MANIFEST, PROGRESS
 from srctd.adapters.sync.options import PLAIN, CopyOptions, FullSpeed, Give, Pace, keep
@@ -41,6 +41,7 @@ __all__ = [
     "copy_settled",
     "digest_file",
     "digest_in_place",
+    "files_left",
     "inside",
     "keep",
     "link_input",

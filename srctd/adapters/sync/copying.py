@@ -61,6 +61,12 @@ def bytes_left(wanted: Manifest, part: Path) -> int:
     return sum(file.size - noted.get(file.path, NOTHING).holds(file) for file in wanted.files)
 
 
+def files_left(wanted: Manifest, part: Path) -> int:
+    """How many files of a scan are still to be made, by what was noted. Raises the errors of storage."""
+    noted = read_progress(part)
+    return sum(file.path not in noted for file in wanted.files)
+
+
 def copy(wanted: Manifest, part: Path, options: CopyOptions = PLAIN) -> Manifest:
     """Copy the files of a scan into `part/input`, manifest last; return it with the digests.
 
