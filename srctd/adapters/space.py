@@ -6,9 +6,11 @@ import secrets
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 from srctd.core.errors import NoSpace, NotPermitted, SrctdError, StorageUnavailable
+from srctd.core.permissions import NEW_FILE
 from srctd.core.space import Grade, Thresholds, gigabytes, grade, with_margin
 
 
@@ -250,7 +252,7 @@ def _text_of(path: str) -> str:
 def _write_text(path: str, text: str) -> None:
     try:
         growing = f"{path}.part"
-        with open(growing, "w", encoding="utf-8") as file:
+        with open(growing, "w", encoding="utf-8", opener=partial(os.open, mode=NEW_FILE)) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

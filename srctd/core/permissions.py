@@ -7,6 +7,9 @@ from typing import Literal, NamedTuple
 
 Kind = Literal["user", "group"]
 
+NEW_FILE, NEW_FOLDER = 0o660, 0o770
+"""What the daemon makes is made with no more than this. Its umask does not suffice: where a folder hands on a list
+of access, that takes the umask's place."""
 READ_WRITE = 0o6
 _SET_GROUP = 0o2000
 _WORLD_WRITE = 0o002

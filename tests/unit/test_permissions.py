@@ -8,16 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import needs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from srctd import parts
+from srctd.adapters import sync
 from srctd.adapters.ownership import ACCESS, DEFAULT, Belonging, Ownership
+from srctd.adapters.space import SharedStorage
 from srctd.config import OwnershipSection
 from srctd.core import permissions
 from srctd.core.errors import ConfigError, HoldError
 from srctd.core.permissions import Granted
-from srctd.core.scan import Owner
+from srctd.core.scan import FileEntry, Manifest, Owner
 
 OWNER = Owner(account="p-1", owner="root", owner_group="root")
 
@@ -134,3 +138,61 @@ def test_the_check_says_to_whom_results_will_belong(tmp_path: Path) -> None:
     assert sentence == (
         f"results belong to the daemon's user and the group {group}; files 0644, folders 2755"
     )
+
+
+# --- what the daemon makes --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def open_to_all(tmp_path: Path) -> Path:
+    """A folder that hands on that everybody may write, whatever the umask says."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    try:
+        os.setxattr(shared, DEFAULT, permissions.access_list(0o777, (Granted("group", 12345, 7),)))
+    except OSError as exc:
+        needs.missing(f"{shared} keeps no access control lists: {exc}")
+    (shared / "probe").touch()
+    assert (shared / "probe").stat().st_mode & stat.S_IWOTH
+    (shared / "probe").unlink()
+    return shared
+
+
+def everything(top: Path) -> dict[str, int]:
+    """Modes of all that lies below a folder."""
+    return {str(path.relative_to(top)): stat.S_IMODE(path.lstat().st_mode) for path in top.rglob("*")}
+
+
+def test_below_a_folder_that_is_open_to_all_nothing_is_made_so(
+    open_to_all: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, int] = {}
+    for module, name in ((os, "fsync"), (os, "replace"), (os, "rename")):
+        real = getattr(module, name)
+        monkeypatch.setattr(
+            module,
+            name,
+            lambda *args, real=real, **at: (seen.update(everything(open_to_all)), real(*args, **at))[1],
+        )
+    storage = SharedStorage(str(open_to_all), str(tmp_path / "note"))
+    storage.require(1, 0, "a byte")
+    storage.make_account("p-1", lambda descriptor: None)
+    part = open_to_all / "p-1" / ".scan.part"
+    parts.claim(part, "me")
+    (tmp_path / "scan/in").mkdir(parents=True)
+    (tmp_path / "scan/in/a.tif").write_bytes(b"frame")
+    at = (tmp_path / "scan/in/a.tif").stat()
+    files = (FileEntry(path="in/a.tif", size=at.st_size, mtime_ns=at.st_mtime_ns),)
+    sync.copy(Manifest(folder=str(tmp_path / "scan"), files=files), part)
+    seen.update(everything(open_to_all))
+    made = {name.rpartition("/")[2] for name in seen}
+    assert {
+        SharedStorage.MARKER,
+        parts.OWNER,
+        "progress.jsonl",
+        "manifest.json",
+        "input",
+        "in",
+        "a.tif",
+    } <= made
+    assert {name: oct(mode) for name, mode in seen.items() if mode & 0o007} == {}

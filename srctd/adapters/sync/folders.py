@@ -13,6 +13,7 @@ from pathlib import Path
 from srctd.adapters.sync.options import Give, keep
 from srctd.adapters.sync.trouble import writing
 from srctd.core.errors import SrctdError
+from srctd.core.permissions import NEW_FILE, NEW_FOLDER
 
 _NO_EXCHANGE = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
 _RENAME_EXCHANGE = 2
@@ -50,7 +51,7 @@ def make_folder(path: Path, top: Path | None = None) -> None:
         if path == top:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         make_folder(path.parent, top)
-        path.mkdir(exist_ok=True)
+        path.mkdir(NEW_FOLDER, exist_ok=True)
         sync_folder(path.parent)
 
 
@@ -67,7 +68,7 @@ def make_inner_folder(top: Path, path: str) -> None:
                 if stat.S_ISDIR(os.lstat(here).st_mode):
                     continue
                 here.unlink()
-            here.mkdir()
+            here.mkdir(NEW_FOLDER)
             sync_folder(parent)
 
 
@@ -148,7 +149,7 @@ def sync_folder(path: Path, give: Give = keep) -> None:
 def created(path: Path, flags: int) -> Iterator[int]:
     """A descriptor of a file that is written, made if it is not there; a link is not followed."""
     flags |= os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o666)
+    descriptor = os.open(path, flags, NEW_FILE)
     try:
         yield descriptor
     finally:

@@ -23,6 +23,7 @@ import msgspec
 
 from srctd.adapters.sync.folders import write_all
 from srctd.adapters.sync.trouble import storage_error, writing
+from srctd.core.permissions import NEW_FILE
 from srctd.core.scan import BLOCK_BYTES, FileEntry, Manifest
 
 PROGRESS = "progress.jsonl"
@@ -194,7 +195,7 @@ class Notes:
         self._unnoted = 0
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with writing(part):
-            self._descriptor = os.open(part / PROGRESS, flags, 0o666)
+            self._descriptor = os.open(part / PROGRESS, flags, NEW_FILE)
         self._add([Note(run=this_run())], 0, before=b"\n")  # ends a line that was cut short
 
     def written(self, file: FileEntry, index: int, digest: str, count: int) -> None:

@@ -8,6 +8,7 @@ import stat
 from srctd.adapters.sync import kernel
 from srctd.adapters.sync.notes import Known
 from srctd.adapters.sync.options import Give
+from srctd.core.permissions import NEW_FILE
 from srctd.core.scan import FileEntry
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -25,10 +26,10 @@ class Target:
         """Holes of the source are left as holes."""
         flags = _FLAGS if known.blocks else _FLAGS | os.O_TRUNC
         try:
-            self.descriptor = os.open(path, flags, 0o666)
+            self.descriptor = os.open(path, flags, NEW_FILE)
         except IsADirectoryError:  # the source had a folder of that name before
             shutil.rmtree(path)
-            self.descriptor = os.open(path, flags, 0o666)
+            self.descriptor = os.open(path, flags, NEW_FILE)
         now = os.fstat(self.descriptor)
         if not stat.S_ISREG(now.st_mode):
             self.close()
