@@ -134,6 +134,7 @@ class Daemon:
             copies=copies,
             remote=remote_host(config),
             manifest=self._manifest,
+            rename=lambda scan: self.engine.rename(scan),
         )
         timeouts = {**STEP_TIMEOUTS, **config.daemon.step_timeout_seconds}
         self.engine = Engine(self.journal, self._thread, services, timeouts, self.control.publish)

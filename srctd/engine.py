@@ -23,6 +23,7 @@ from srctd.core.lifecycle import (
     Command,
     Completed,
     Recovered,
+    Renamed,
     RetryDue,
     RunStep,
     Scan,
@@ -36,6 +37,7 @@ from srctd.core.lifecycle import (
     WakeStep,
     advance,
 )
+from srctd.core.scan import member_task, numbered
 from srctd.services import Services, Work
 from srctd.steps import STEPS, StepFunction
 
@@ -141,6 +143,25 @@ class Engine:
             scan for scan in alive if (scan.path, scan.revision) == (alive[-1].path, alive[-1].revision)
         ]
         return sorted(newest, key=lambda scan: scan.member)
+
+    def tasks(self) -> set[str]:
+        """Names of task directories that scans have; members of one file have one together."""
+        return {_task_of(scan) for scan in self.scans.values()}
+
+    async def rename(self, leader: str) -> Scan:
+        """Give a scan, and all members of its files, another name of a task directory, which no scan has.
+
+        The first member, which is returned, comes last: killed before that, it finds its name taken again, and all
+        are renamed once more.
+        """
+        members = [scan for scan in self.scans.values() if leader in (scan.id, scan.leader)]
+        taken = self.tasks()
+        task = next(name for name in numbered(_task_of(self.scans[leader])) if name not in taken)
+        for scan in sorted(members, key=lambda scan: scan.member, reverse=True):
+            own = member_task(task, scan.member) if scan.members > 1 else task
+            await self.happen(Renamed(scan=scan.id, task=own))
+        log.info("scan.renamed", scan=leader, task=task)
+        return self.scans[leader]
 
     def _keep(self, scan: Scan) -> None:
         self.scans[scan.id] = scan
@@ -266,6 +287,10 @@ class Engine:
         )
 
 
+def _task_of(scan: Scan) -> str:
+    return scan.task.rsplit("-m", 1)[0] if scan.members > 1 else scan.task
+
+
 def _topic(event: AnyEvent) -> str:
     return str(event.__struct_config__.tag)
 
@@ -276,6 +301,8 @@ def _summary(scan: Scan, event: AnyEvent) -> dict[str, Any]:
     match event:
         case Completed():
             body |= {"path": scan.path, "bytes": scan.source.bytes, "files": scan.source.files}
+        case Renamed(task=task):
+            body |= {"task": task}
         case StepDone(step=step, seconds=seconds):
             body |= {"step": str(step), "seconds": round(seconds, 3), "scan_done": scan.done}
         case StepFailed(step=step, reason=reason, retry_at=retry_at):

@@ -10,6 +10,7 @@ import stat
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
@@ -23,7 +24,7 @@ from srctd.copies import Copies
 from srctd.core.errors import HoldError, SourceChanged, SrctdError
 from srctd.core.grouping import sole_stem
 from srctd.core.lifecycle import Completed, Scan, SeenAgain, Status, Step, Superseded
-from srctd.core.scan import FileEntry, Manifest, SourceFiles, scan_id, task_name
+from srctd.core.scan import FileEntry, Manifest, SourceFiles, member_task, numbered, scan_id, task_name
 from srctd.core.series import series_of
 from srctd.engine import Engine
 from srctd.formats.content import content_digest
@@ -149,7 +150,7 @@ class Entrance:
         task = self._free_task(path, now)
         neighbors = [other for other in site.listing.groups if other != path]
         for member in range(members):
-            own = task if members == 1 else f"{task}-m{member:03}"
+            own = task if members == 1 else member_task(task, member)
             scan = Scan(
                 id=scan_id(path, revision, member),
                 path=path,
@@ -259,13 +260,8 @@ class Entrance:
 
     def _free_task(self, path: str, now: float) -> str:
         """A task directory's name that no other scan has."""
-        taken = {
-            scan.task.rsplit("-m", 1)[0] if scan.members > 1 else scan.task
-            for scan in self._engine.scans.values()
-        }
-        name = task_name(path, now)
-        names = (name if n == 1 else f"{name}-{n}" for n in range(1, len(taken) + 2))
-        return next(name for name in names if name not in taken)
+        taken, name = self._engine.tasks(), task_name(path, now)
+        return next(free for free in chain([name], numbered(name)) if free not in taken)
 
 
 def _is_text(name: str) -> bool:

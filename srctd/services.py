@@ -91,6 +91,8 @@ class Services:
     """A further host that gets copies and results."""
     manifest: Callable[[str], Awaitable[Manifest]]
     """The files of a scan, by its identifier."""
+    rename: Callable[[str], Awaitable[Scan]]
+    """Gives a scan, by its identifier, another name of a task directory."""
 
 
 @dataclass(frozen=True, kw_only=True)

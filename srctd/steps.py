@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -82,29 +83,53 @@ async def check(work: Work) -> Checked:
 async def sync_input(work: Work) -> Synced:
     """Copy the scan to shared storage, or leave it where it is if it lies there already; prove it by digests."""
     in_place = work.result(Step.CHECK, Checked).in_place or bool(work.scan.leader)
-    final = work.task_folder
     part = part_folder(work.services.config, work.scan.path, work.scan.id)
     belonging = await work.belonging()
-    await at_storage(work.services.storage.make_account, final.parent.name, belonging.give_own)
-    proven = await at_storage(sync.published, final)
+    await at_storage(work.services.storage.make_account, work.task_folder.parent.name, belonging.give_own)
     manifest = await work.services.manifest(work.scan.id)
-    others = proven is not None and not proven.same_files(
-        msgspec.structs.replace(manifest, folder=proven.folder)  # which may have been renamed since
-    )
-    if others and not work.scan.leader:
-        raise DigestMismatch(
-            f"{final} exists and is not the copy of this scan", hint="move it away, then release the scan"
-        )
+    of_leader = await _proven_in_place(work, manifest) if work.scan.leader else None
+    work, proven = await _named(work, manifest)
     if proven is None and in_place:
-        proven = await _proven_in_place(work)
+        proven = of_leader or await _proven_in_place(work, manifest)
         await at_storage(sync.link_input, part, _in_place_of(work, proven))
         await at_storage(sync.write_manifest, part, proven, belonging.give)
     elif proven is None:
         await _copies_are_made(work)
         proven = await work.services.copies.copy(work.scan.id, manifest, part, work.owner)
-    await stored(_publish_copy, part, final, belonging)
+    while True:
+        final = work.task_folder
+        try:
+            await stored(_publish_copy, part, final, belonging)
+            break
+        except DigestMismatch:  # another daemon was faster by a moment
+            work, _ = await _named(work, manifest)
+            if work.task_folder == final:
+                raise
     opened = proven if in_place else proven.copied_to(str(final / sync.INPUT))
     return Synced(input=opened.main, in_place=in_place)
+
+
+async def _named(work: Work, manifest: Manifest) -> tuple[Work, Manifest | None]:
+    """The copy that has the scan's name, if there is one; before that, a name that no other scan's copy has.
+
+    Names are unique within a daemon, but several may share a storage: of two that begin a scan of one name in the
+    same second, the second takes another. Not so where a copy of these very files was altered.
+    """
+    while True:
+        final = work.task_folder
+        proven = await at_storage(sync.published, final)
+        if proven is None or work.scan.leader or _same_files(proven, manifest):
+            return work, proven
+        if proven.main == manifest.main:
+            raise DigestMismatch(
+                f"{final} exists and is not the copy of this scan", hint="move it away, then release the scan"
+            )
+        work = replace(work, scan=await work.services.rename(work.scan.id))
+
+
+def _same_files(proven: Manifest, manifest: Manifest) -> bool:
+    """Whether a copy is of these files, whose folder may have been renamed since."""
+    return proven.same_files(msgspec.structs.replace(manifest, folder=proven.folder))
 
 
 async def _copies_are_made(work: Work) -> None:
@@ -128,13 +153,13 @@ def _publish_copy(part: Path, final: Path, belonging: Belonging) -> None:
     sync.publish(part, final)
 
 
-async def _proven_in_place(work: Work) -> Manifest:
+async def _proven_in_place(work: Work, manifest: Manifest) -> Manifest:
     """The digests of files that are not copied: they lie on shared storage, or another member has copied them."""
     if not work.scan.leader:
-        return await work.services.copies.digest_in_place(await work.services.manifest(work.scan.id))
+        return await work.services.copies.digest_in_place(manifest)
     holder = work.task_folder.with_name(work.scan.leader_task)
     proven = await at_storage(sync.published, holder)
-    if proven is None:
+    if proven is None or not _same_files(proven, manifest):  # another daemon's, and both get another name
         raise StorageUnavailable(
             f"{work.scan.id} waits for {work.scan.leader}, whose copy of the files it reads"
         )

@@ -305,11 +305,11 @@ class Journal:
     def _update(self, scan: Scan, at: float) -> None:
         """What may change after a scan has entered. Its manifest, which can be long, is written once."""
         cursor = self._db.execute(
-            "UPDATE scans SET path = ?, source = ?, seen_at = ?, superseded = ?, overrides = ?,"
+            "UPDATE scans SET path = ?, task = ?, source = ?, seen_at = ?, superseded = ?, overrides = ?,"
             " take_incomplete = ?, run = ?, removal_begun_at = ?, source_removed_at = ?, source_kept = ?"
             " WHERE id = ?",
             (
-                *(scan.path, _json(scan.source), _json(scan.seen_at), scan.superseded),
+                *(scan.path, scan.task, _json(scan.source), _json(scan.seen_at), scan.superseded),
                 *(_json(scan.overrides), scan.take_incomplete, scan.run, *_removal(scan), scan.id),
             ),
         )

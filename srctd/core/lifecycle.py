@@ -260,6 +260,12 @@ class Superseded(Event, frozen=True, kw_only=True, tag="scan.superseded"):
     """The scan's file was rewritten; nothing more is done to this revision."""
 
 
+class Renamed(Event, frozen=True, kw_only=True, tag="scan.renamed"):
+    """The name of the scan's task directory was taken by another daemon on the same storage."""
+
+    task: str
+
+
 class SourceRemovalBegun(Event, frozen=True, kw_only=True, tag="scan.source_removal_begun"):
     """Retention is about to remove the first file of the scan's source.
 
@@ -299,6 +305,7 @@ AnyEvent = (
     | RetryDue
     | Released
     | Superseded
+    | Renamed
     | SourceRemovalBegun
     | SourceRemoved
     | SourceKept
@@ -357,17 +364,21 @@ def advance(scan: Scan | None, event: AnyEvent) -> tuple[Scan, list[Command]]:
             return _release(scan, event)
         case SeenAgain():
             return _see_again(scan, event)
-        case Superseded() | SourceRemovalBegun() | SourceRemoved() | SourceKept():
+        case Superseded() | Renamed() | SourceRemovalBegun() | SourceRemoved() | SourceKept():
             return _note(scan, event), []
     return scan, []
 
 
-def _note(scan: Scan, event: Superseded | SourceRemovalBegun | SourceRemoved | SourceKept) -> Scan:
-    """Keep in mind what happened to the scan's files. Of a scan that is not done no removal can begin."""
+def _note(scan: Scan, event: Superseded | Renamed | SourceRemovalBegun | SourceRemoved | SourceKept) -> Scan:
+    """Keep in mind what happened to the scan's files. Of a scan that is not done no removal can begin, and one that
+    was copied keeps its name.
+    """
     replace = msgspec.structs.replace
     match event:
         case Superseded():
             return replace(scan, superseded=True)
+        case Renamed(task=task) if scan.step(Step.SYNC).status is not Status.DONE:
+            return replace(scan, task=task)
         case SourceRemovalBegun(at=at) if scan.done and not scan.superseded:
             return replace(scan, removal_begun_at=at)
         case SourceRemoved(at=at):

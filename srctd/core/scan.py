@@ -2,8 +2,10 @@
 
 import hashlib
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import count
 
 import msgspec
 
@@ -240,6 +242,16 @@ def task_name(path: str, completed_at: float) -> str:
     word = "".join(c if c.isalnum() or c in "-_." else "_" for c in _stem(path)).lstrip(".") or "scan"
     word = word.encode()[:LONGEST_NAME].decode(errors="ignore")
     return f"{word}_{datetime.fromtimestamp(completed_at, UTC):%Y%m%dT%H%M%SZ}"
+
+
+def member_task(task: str, member: int) -> str:
+    """Name of the task directory of one of several scans that the files hold."""
+    return f"{task}-m{member:03}"
+
+
+def numbered(name: str) -> Iterator[str]:
+    """What may be taken in place of a name that somebody has: `NAME-2`, `NAME-3`, ..."""
+    return (f"{name}-{n}" for n in count(2))
 
 
 def minute_text(timestamp: float) -> str:

@@ -3,7 +3,9 @@
 import os
 import shutil
 import socket
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import disks
@@ -11,7 +13,10 @@ import pytest
 from pyscicat.client import ScicatClient as Pyscicat
 from scitacean import PID, Client
 from site_under_test import Site, left_in, running
+from tiny_scans import Made, put
 
+from srctd.adapters import sync
+from srctd.core.scan import FileEntry, Manifest
 from srctd.sim.writer import SimulationSpec, simulate
 
 
@@ -119,3 +124,74 @@ def test_a_catalogue_that_never_answers_does_not_hold_up_the_end(small_scan: Pat
             site.process.terminate()
             site.process.wait(20)  # the grace of this site is 5 s, the client's patience 40 s
             assert site.process.returncode == 0
+
+
+# --- another daemon on the same storage, with scans of the same names --------------------------------------------
+
+NOTHING_IS_COPIED = "[space]\nstop_below_gigabytes = 1e6\n"
+
+
+def tasks(site: Site) -> list[str]:
+    """Names of task directories by the journal, in the order of the members."""
+    with closing(sqlite3.connect(f"file:{site.folder}/state/journal.sqlite?mode=ro", uri=True)) as journal:
+        return [task for (task,) in journal.execute("SELECT task FROM scans ORDER BY member")]
+
+
+def anothers(site: Site, task: str) -> Path:
+    """A scan of another daemon, which was faster with this name."""
+    other = site.folder / "elsewhere"
+    other.mkdir(exist_ok=True)
+    (other / "phantom.nxs").write_bytes(b"another")
+    at = (other / "phantom.nxs").stat()
+    files = (FileEntry(path="phantom.nxs", size=at.st_size, mtime_ns=at.st_mtime_ns),)
+    final = site.shared / "visitors" / task
+    final.parent.mkdir(exist_ok=True)
+    sync.copy(Manifest(folder=str(other), files=files, opened="phantom.nxs"), final.with_name(".other.part"))
+    sync.publish(final.with_name(".other.part"), final)
+    return final
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("rotations", [1, 2])
+def test_a_name_that_another_daemon_has_taken_in_the_same_second_is_left_to_it(
+    tmp_path: Path, rotations: int
+) -> None:
+    site = Site(tmp_path / "site", further=NOTHING_IS_COPIED)
+    put(Made(tmp_path)("phantom.nxs", rotations=rotations, angle_range_deg=360.0), site.detector)
+    with running(site):
+        site.scan("held")
+        before = tasks(site)
+        assert site.stop() == 0
+    assert len(before) == rotations
+    taken = [anothers(site, task) for task in before]
+    contents = [files_of(folder) for folder in taken]
+    site.config.write_text(site.config.read_text().replace(NOTHING_IS_COPIED, ""))
+    with running(site):
+        site.scan("done", count=rotations)
+        base = before[0].removesuffix("-m000")
+        assert tasks(site) == [task.replace(base, f"{base}-2") for task in before]
+        site.kill()
+        site.start()
+        found = [site.ask("scan", scan=row["scan"]) for row in site.ask("status")["scans"]]
+        assert {Path(scan["folder"]).name for scan in found} == set(tasks(site))
+        for scan in found:
+            copied = Path(scan["folder"], "input", "phantom.nxs")
+            assert copied.read_bytes() == (site.detector / "phantom.nxs").read_bytes()
+    assert [files_of(folder) for folder in taken] == contents, "what the other wrote is as it was"
+    assert left_in(site.shared / "visitors") == {*before, *tasks(site)}
+
+
+def test_a_name_that_another_daemon_takes_while_the_copy_grows_is_left_to_it(tmp_path: Path) -> None:
+    site = Site(tmp_path / "site", workers=0, watch="copy_megabytes_per_second = 0.2")
+    put(Made(tmp_path)("phantom.nxs", columns=256, angles=400), site.detector)  # it takes some seconds
+    with running(site):
+        (task,) = site.until(lambda: tasks(site), "it has a name")
+        taken = anothers(site, task)
+        site.copied("phantom.nxs")
+        assert tasks(site) == [f"{task}-2"]
+        copied = taken.with_name(f"{task}-2") / "input" / "phantom.nxs"
+        assert copied.read_bytes() == (site.detector / "phantom.nxs").read_bytes()
+        assert (taken / "input" / "phantom.nxs").read_bytes() == b"another"
