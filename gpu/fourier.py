@@ -14,6 +14,7 @@ values are what the formula makes of the padded rows; they are not quantitative 
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Literal, NamedTuple, TypeVar
 
@@ -23,7 +24,9 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from gpu.geometry import angular_weights
+from gpu.kernels.device import Device
 from gpu.kernels.nufft import ImageTransform, spread_options
+from gpu.kernels.polar import MOST_PAIRS, PolarTransform
 
 _T = TypeVar("_T")
 Angles = NDArray[np.float64]
@@ -70,63 +73,89 @@ def ramp_filter(length: int, name: str) -> NDArray[np.float64]:
     return transfer
 
 
+@dataclass(frozen=True, kw_only=True)
+class FourierPlan:
+    """What is computed: filtered back-projection for one set of angles and one geometry."""
+
+    angles: Angles
+    """(n_angles,), radian, in any order; see `geometry.angular_weights` for uneven ones and gaps."""
+    n_columns: int
+    """Of the detector; slices are n_columns x n_columns with the axis at their middle."""
+    center: float
+    """Column of the rotation axis, pixel centers at integers."""
+    filter_name: str
+    """`ram-lak`, `shepp-logan`, `cosine`, `hamming`, `hann`, `parzen` or `sinc2`."""
+    padding: str
+    """`edge`: rows go on with their first and last value, meeting opposite the axis; `zero`: with zeros."""
+    padding_factor: float
+    """Row length after padding, in detector widths."""
+    tolerance: float
+    """Relative tolerance of the non-uniform transform."""
+    scale: float = 1.0
+    """Factor on the values: 1 gives attenuation per pixel, 1/pixel size attenuation per length."""
+
+    @property
+    def length(self) -> int:
+        """Of a row after padding."""
+        return padded_length(self.n_columns, self.padding_factor)
+
+    @property
+    def edge(self) -> bool:
+        """Whether rows go on with their edge values."""
+        return self.padding == "edge"
+
+    @property
+    def seam(self) -> int:
+        """Where in the padding the right edge's value gives way to the left edge's."""
+        return int(np.clip(round(self.center + self.length / 2), self.n_columns, self.length))
+
+    def response(self) -> Spectrum:
+        """Filter, weight of the angle and phase of the axis, (n_angles, padded length).
+
+        In double precision, angle by angle, before it is rounded: the phases reach thousands of radians.
+        """
+        transfer = ramp_filter(self.length, self.filter_name) / self.length
+        frequency = 2 * np.pi * np.fft.fftfreq(self.length)
+        weights = angular_weights(self.angles) * self.scale
+        # The transform's modes are whole numbers; the pixels of an even image lie half-way between them.
+        half = 0.5 if self.n_columns % 2 == 0 else 0.0
+        response: Spectrum = np.empty((len(self.angles), self.length), np.complex64)
+        for row, weight, angle in zip(response, weights, self.angles, strict=True):
+            shift = self.center + half * (np.cos(angle) + np.sin(angle))
+            row[:] = weight * transfer * np.exp(1j * frequency * shift)
+        return response
+
+    def on(self, device: Device, pairs: int = MOST_PAIRS) -> PolarTransform:
+        """The same on a device, with so many pairs of slices at once."""
+        return PolarTransform(
+            device, self.angles, self.response(), self.n_columns,
+            tolerance=self.tolerance, seam=self.seam, edge=self.edge, pairs=pairs,
+        )  # fmt: skip
+
+
 class FourierFBP:
-    """Filtered back-projection for one set of angles and one geometry; made once, used for many slices.
+    """Filtered back-projection on the CPU; made once, used for many slices.
 
     The bytes of a slice do not depend on the number of threads, nor on how rows are divided among calls as long
     as pairs (2i, 2i + 1) stay together. A slice's partner shows in it below the tolerance only.
     """
 
-    def __init__(
-        self,
-        angles: NDArray[np.float64],
-        n_columns: int,
-        *,
-        center: float,
-        filter_name: str,
-        padding: str,
-        padding_factor: float,
-        tolerance: float,
-        scale: float = 1.0,
-        threads: int = 1,
-    ) -> None:
+    def __init__(self, plan: FourierPlan, threads: int = 1) -> None:
         """Plan the transforms.
 
-        Parameters
-        ----------
-        angles
-            (n_angles,), radian, in any order; see `geometry.angular_weights` for uneven ones and gaps.
-        n_columns
-            Detector columns; slices are n_columns x n_columns with the axis at their middle.
-        center
-            Column of the rotation axis, pixel centers at integers.
-        filter_name
-            `ram-lak`, `shepp-logan`, `cosine`, `hamming`, `hann`, `parzen` or `sinc2`.
-        padding
-            `edge`: rows go on with their first and last value, meeting opposite the axis; `zero`: with zeros.
-        padding_factor
-            Row length after padding, in detector widths.
-        tolerance
-            Relative tolerance of the non-uniform transform.
-        scale
-            Factor on the values: 1 gives attenuation per pixel, 1/pixel size attenuation per length.
-        threads
-            Pairs of slices worked on at once; each takes about 16 n_angles P + 13 n_columns^2 bytes.
-
+        `threads`: pairs of slices worked on at once; each takes about 16 n_angles P + 13 n_columns^2 bytes.
         """
-        self.n_angles, self.n_columns, self.threads = len(angles), n_columns, max(1, threads)
-        self._length = length = padded_length(n_columns, padding_factor)
-        self._edge = padding == "edge"
-        self._seam = int(np.clip(round(center + length / 2), n_columns, length))
-        self._tolerance = tolerance
-        self._cos, self._sin = np.cos(angles), np.sin(angles)
-        self._frequency = 2 * np.pi * np.fft.fftfreq(length)
-        self._response = self._make_response(angular_weights(angles) * scale, filter_name, center)
+        self.n_angles, self.n_columns, self.threads = len(plan.angles), plan.n_columns, max(1, threads)
+        self._length, self._edge, self._seam = plan.length, plan.edge, plan.seam
+        self._tolerance = plan.tolerance
+        self._cos, self._sin = np.cos(plan.angles), np.sin(plan.angles)
+        self._frequency = 2 * np.pi * np.fft.fftfreq(self._length)
+        self._response = plan.response()
         points = [self._points(part) for part in (self._sin, self._cos)]
         self._lanes: SimpleQueue[_Lane] = SimpleQueue()
         for _ in range(self.threads):
             spectrum = np.empty_like(self._response)
-            self._lanes.put(_Lane(spectrum, ImageTransform(points[0], points[1], n_columns, tolerance)))
+            self._lanes.put(_Lane(spectrum, ImageTransform(points[0], points[1], self.n_columns, self._tolerance)))
 
     def reconstruct(self, sinograms: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """Reconstruct slices.
@@ -196,19 +225,6 @@ class FourierFBP:
         starts = range(0, len(sinograms), 2 * _SECTION_PAIRS)
         self._each(batch, [starts[i :: self.threads] for i in range(min(self.threads, len(starts)))])
         return out
-
-    def _make_response(self, weights: Angles, filter_name: str, center: float) -> Spectrum:
-        """Filter, weight of the angle and phase of the axis, (n_angles, padded length).
-
-        In double precision, angle by angle, before it is rounded: the phases reach thousands of radians.
-        """
-        transfer = ramp_filter(self._length, filter_name) / self._length
-        # The transform's modes are whole numbers; the pixels of an even image lie half-way between them.
-        half = 0.5 if self.n_columns % 2 == 0 else 0.0
-        response: Spectrum = np.empty((self.n_angles, self._length), np.complex64)
-        for row, weight, cos, sin in zip(response, weights, self._cos, self._sin, strict=True):
-            row[:] = weight * transfer * np.exp(1j * self._frequency * (center + half * (cos + sin)))
-        return response
 
     def _points(self, part: Angles) -> NDArray[np.float32]:
         """Frequencies along one direction of the image, radian per pixel, in the order of a raveled spectrum."""

@@ -1,0 +1,178 @@
+"""Filtered back-projection by a non-uniform FFT on a device; the kernels are in `fourier.cu`.
+
+The same sum as on the CPU (`gpu.fourier`): rows are padded, transformed, filtered, spread onto a Cartesian grid
+finer than the image, and that is transformed. Made of launches and FFTs only.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from gpu.array import Array
+from gpu.kernels.device import Device, Kernel
+
+MOST_PAIRS = 4
+"""Pairs of slices that one thread works on: so often are samples and weights used once they are found."""
+
+_FINEST = 1e-6
+"""Single precision does not carry a smaller tolerance."""
+
+_FEW_SAMPLES = 0.8
+"""Samples per pixel below which transforming the grid takes longer than spreading, so that a coarse grid pays."""
+
+_QUADRATURE = 200
+"""Nodes for the Fourier transform of the spreading kernel; it is smooth, so that far fewer would do."""
+
+
+class Spreading(NamedTuple):
+    """The spreading kernel exp(beta (sqrt(1 - (d / reach)^2) - 1)) and how fine its grid is."""
+
+    upsampling: float
+    """Grid points per pixel, along each axis."""
+    reach: float
+    """Half the kernel's width, grid steps."""
+    beta: float
+
+    @classmethod
+    def of(cls, tolerance: float, upsampling: float) -> "Spreading":
+        """The narrowest kernel for a relative tolerance (Barnett et al. 2019, eqs. 3.5 and 4.5)."""
+        rate = np.pi * np.sqrt(1 - 1 / upsampling)
+        width = int(np.ceil(np.log(1 / max(tolerance, _FINEST)) / rate))
+        return cls(upsampling, width / 2, 0.97 * np.pi * width * (1 - 0.5 / upsampling))
+
+    def transform(self, frequency: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Its Fourier transform, at frequencies in cycles per grid step."""
+        nodes, weights = np.polynomial.legendre.leggauss(_QUADRATURE)
+        values = weights * np.exp(self.beta * (np.sqrt(1 - nodes**2) - 1)) * self.reach
+        total: NDArray[np.float64] = np.cos(2 * np.pi * self.reach * np.multiply.outer(frequency, nodes)) @ values
+        return total
+
+
+class PolarTransform:
+    """The transform for one set of angles; made once, used for many slices.
+
+    Pairs are transformed one by one, whatever their number, so that a slice's bytes do not depend on its company.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        angles: NDArray[np.float64],
+        response: NDArray[np.complex64],
+        n_columns: int,
+        *,
+        tolerance: float,
+        seam: int,
+        edge: bool,
+        upsampling: float | None = None,
+        pairs: int = MOST_PAIRS,
+    ) -> None:
+        """Plan, and take the device memory that it needs.
+
+        Parameters
+        ----------
+        device
+            Where it runs.
+        angles
+            (n_angles,), radian, anywhere and in any order.
+        response
+            (n_angles, padded length): filter, weight and phase of every angle, by FFT frequency.
+        n_columns
+            Of the detector, and side of the slices.
+        tolerance
+            Relative.
+        seam
+            Where in the padding the right edge's value gives way to the left edge's.
+        edge
+            Whether the padding has those values, or zeros.
+        upsampling
+            Grid points per pixel; by default what is quicker.
+        pairs
+            Of slices worked on at once. Fewer take less memory and more time, and give the same bytes.
+
+        """
+        xp = device.xp
+        self._device, self._seam, self._edge, self.pairs = device, seam, int(edge), pairs
+        self._n, (self._n_angles, self._length) = n_columns, response.shape
+        if upsampling is None:
+            upsampling = 1.25 if response.size < _FEW_SAMPLES * n_columns**2 else 2.0
+        self._spreading = Spreading.of(tolerance, upsampling)
+        self._size = 2 * int(scipy.fft.next_fast_len(-(-max(32, int(upsampling * n_columns)) // 2)))
+        turns = np.floor(angles / np.pi)
+        folded = angles - turns * np.pi
+        order = np.argsort(folded, kind="stable")
+        # An odd number of half turns away, a projection is seen from behind.
+        self._direction = xp.asarray(np.where(turns[order] % 2 == 1, -1 - order, order).astype(np.int32))
+        self._rays = xp.asarray(_rays(folded[order], self._size / self._length))
+        self._n_bins = max(16, 2 * self._n_angles)
+        bounds = np.arange(self._n_bins) * (np.pi / self._n_bins)
+        self._first_in_bin = xp.asarray(np.searchsorted(folded[order], bounds).astype(np.int32))
+        self._response = xp.asarray(response)
+        pixels = np.arange(n_columns) - n_columns // 2
+        self._correction = xp.asarray((1 / self._spreading.transform(pixels / self._size)).astype(np.float32))
+        self._packed = xp.empty((pairs, self._n_angles, self._length), np.complex64)
+        self._polar = xp.empty((self._n_angles, self._length, pairs), np.complex64)
+        self._grid = xp.empty((pairs, self._size, self._size), np.complex64)
+        self._pack = Kernel("fourier.cu", "pack", (256, 1, 1), SLICES=pairs)
+        self._filter = Kernel("fourier.cu", "filter_rows", (128, 1, 1), SLICES=pairs)
+        self._gather = Kernel("fourier.cu", "gather", (8, 16, 1), SLICES=pairs)
+        self._crop = Kernel("fourier.cu", "crop", (256, 1, 1), SLICES=pairs)
+        device.transform(self._packed[0], axes=(1,), inverse=False)  # takes the memory that the FFTs work in
+        device.transform(self._grid[0], axes=(0, 1), inverse=True)
+
+    @property
+    def rows(self) -> int:
+        """Slices that are worked on at once."""
+        return 2 * self.pairs
+
+    def __call__(self, sinograms: Array, offsets: Array | None, slices: Array) -> None:
+        """Reconstruct on the device.
+
+        Parameters
+        ----------
+        sinograms
+            (n_rows, n_angles, n_columns), float32, finite.
+        offsets
+            (n_rows, n_columns): taken off every projection, or nothing.
+        slices
+            (n_rows, n_columns, n_columns), float32, written.
+
+        """
+        for first in range(0, len(sinograms), self.rows):
+            some = slice(first, first + self.rows)
+            self._some(sinograms[some], None if offsets is None else offsets[some], slices[some])
+
+    def _some(self, sinograms: Array, offsets: Array | None, slices: Array) -> None:
+        launch = self._device.launch
+        n, n_angles, length, size = self._n, self._n_angles, self._length, self._size
+        n_rows = len(sinograms)
+        n_pairs = (n_rows + 1) // 2
+        packed, grid = self._packed[:n_pairs], self._grid[:n_pairs]
+        launch(
+            self._pack, (length, n_angles, n_pairs),
+            sinograms, offsets, packed, n_rows, n_angles, n, length, self._seam, self._edge,
+        )  # fmt: skip
+        for one in packed:
+            self._device.transform(one, axes=(1,), inverse=False)
+        launch(
+            self._filter, (length, n_angles, 1),
+            packed, self._response, self._direction, self._polar, n_pairs, n_angles, length,
+        )  # fmt: skip
+        launch(
+            self._gather, (size, size, 1),
+            self._polar, self._rays, self._first_in_bin, grid, n_pairs, self._n_bins, n_angles, length, size,
+            float(self._spreading.reach), float(self._spreading.beta),
+        )  # fmt: skip
+        for one in grid:
+            self._device.transform(one, axes=(0, 1), inverse=True)
+        launch(self._crop, (n, n, n_pairs), grid, self._correction, slices, n_rows, n, size)
+
+
+def _rays(directions: NDArray[np.float64], step: float) -> NDArray[np.float32]:
+    """(n_angles, 4): grid steps per frequency along x and y, and their inverses."""
+    parts = np.stack([np.cos(directions), np.sin(directions)], axis=1) * step
+    with np.errstate(divide="ignore"):
+        inverse = np.where(np.abs(parts) > 1e-12, 1 / parts, 1e12)
+    return np.ascontiguousarray(np.concatenate([parts, inverse], axis=1), np.float32)
