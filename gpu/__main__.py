@@ -18,7 +18,11 @@ def main(arguments: list[str] | None = None) -> int:
         from gpu import once
 
         return once.main(
-            options.parameters, options.output, threads=threads, memory_bytes=options.memory_bytes
+            options.parameters,
+            options.output,
+            threads=threads,
+            memory_bytes=options.memory_bytes,
+            device=options.device,
         )
     from gpu import worker
 
@@ -30,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
             threads=threads,
             memory_bytes=options.memory_bytes,
             die_with_parent=options.die_with_parent,
+            device=options.device,
         )
     )
 
@@ -39,6 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--threads", type=int, default=0, help="0: all cores that this process may use")
+    common.add_argument(
+        "--device", choices=("auto", "cpu", "gpu"), default="auto", help="auto: a GPU if there is one"
+    )
     common.add_argument(
         "--memory-bytes", type=int, help="what a job may take; else by threads a share of what is free"
     )

@@ -1,4 +1,4 @@
-"""Arrays on host and device: the one door to cupy beside the kernels.
+"""Arrays on host and device: the one door to cupy beside `kernels.device`.
 
 The algorithms ask an array for its own module (``xp``) and so are written once. A machine without cupy never
 imports it: an array can only come from cupy where something has imported it already.

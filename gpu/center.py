@@ -22,7 +22,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from gpu.fourier import FourierFBP
+from gpu.fourier import FourierFBP, FourierPlan
 from gpu.geometry import step
 from srctd.core.messages import AxisEstimate
 
@@ -364,11 +364,13 @@ def _variances(rows: Rows, angles: Angles, center: float, radius: float) -> NDAr
 
 def _coarse(rows: Rows, angles: Angles, center: float, filter_name: str) -> FourierFBP:
     return FourierFBP(
-        angles,
-        rows.shape[2],
-        center=center,
-        filter_name=filter_name,
-        padding="edge",
-        padding_factor=2.0,
-        tolerance=1e-3,
+        FourierPlan(
+            angles=angles,
+            n_columns=rows.shape[2],
+            center=center,
+            filter_name=filter_name,
+            padding="edge",
+            padding_factor=2.0,
+            tolerance=1e-3,
+        )
     )

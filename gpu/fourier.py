@@ -155,7 +155,9 @@ class FourierFBP:
         self._lanes: SimpleQueue[_Lane] = SimpleQueue()
         for _ in range(self.threads):
             spectrum = np.empty_like(self._response)
-            self._lanes.put(_Lane(spectrum, ImageTransform(points[0], points[1], self.n_columns, self._tolerance)))
+            self._lanes.put(
+                _Lane(spectrum, ImageTransform(points[0], points[1], self.n_columns, self._tolerance))
+            )
 
     def reconstruct(self, sinograms: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """Reconstruct slices.

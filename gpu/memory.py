@@ -27,6 +27,8 @@ SAFE_FRACTION = 0.7
 
 _PROCESS = 160 << 20
 """The interpreter with its libraries."""
+_DRIVER = 600 << 20
+"""The device's driver and its libraries in this process."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Needs:
     fixed: int
     """Process, filter, plans with their buffers."""
     per_slab_row: int
-    """Sinogram, two output slices, and one of 16-bit integers where those are written."""
+    """Sinogram and two output slices, or one and two of 16-bit integers where those are written."""
     per_block_row: int
     """Projections, flats and darks in the file's own type, twice."""
 
@@ -54,7 +56,7 @@ class Heights:
     """A multiple of `slab`."""
 
 
-def needs(header: ScanHeader, *, padding_factor: float, threads: int, sixteen_bit: bool = False) -> Needs:
+def needs(header: ScanHeader, *, padding_factor: float, threads: int) -> Needs:
     """Bytes for a scan reconstructed by the Fourier method with so many threads."""
     n = header.n_columns
     frames = header.n_projections + header.n_flats + header.n_darks
@@ -66,7 +68,17 @@ def needs(header: ScanHeader, *, padding_factor: float, threads: int, sixteen_bi
     planning = samples * 64  # phase and response in double precision; gone before any row is there
     return Needs(
         fixed=_PROCESS + max(plans, planning),
-        per_slab_row=4 * header.n_projections * n + (2 * 4 + 2 * sixteen_bit) * n * n,
+        per_slab_row=4 * header.n_projections * n + 2 * 4 * n * n,
+        per_block_row=2 * raw_row_bytes(header, frames),
+    )
+
+
+def needs_beside_device(header: ScanHeader, *, item_bytes: int) -> Needs:
+    """Bytes on the host for a scan that a device reconstructs, in voxels of `item_bytes`."""
+    frames = header.n_projections + header.n_flats + header.n_darks
+    return Needs(
+        fixed=_PROCESS + _DRIVER,
+        per_slab_row=2 * item_bytes * header.n_columns**2,
         per_block_row=2 * raw_row_bytes(header, frames),
     )
 
@@ -77,14 +89,23 @@ def raw_row_bytes(header: ScanHeader, frames: int) -> int:
     return header.raw_bytes * frames // (everything * header.n_rows)
 
 
-def heights(need: Needs, rows: int, n_columns: int, *, budget: int, threads: int) -> Heights:
+def heights(
+    need: Needs,
+    rows: int,
+    n_columns: int,
+    *,
+    budget: int,
+    threads: int = 1,
+    slab_bytes: int = SLAB_BYTES_PER_THREAD,
+) -> Heights:
     """Rows per slab and per block for a shard of `rows` rows within `budget` bytes.
 
     Slabs count multiples of `ALIGNMENT` rows from the shard's start or, where memory is short, of 2: neighboring
-    slices share a transform and must stay together. Raises `TransientError` if not even two rows fit.
+    slices share a transform and must stay together. `slab_bytes`: of slices wanted at once, per thread. Raises
+    `TransientError` if not even two rows fit.
     """
     step = ALIGNMENT * threads
-    wanted = step * max(1, SLAB_BYTES_PER_THREAD // (ALIGNMENT * 4 * n_columns**2))
+    wanted = step * max(1, slab_bytes // (ALIGNMENT * 4 * n_columns**2))
     left = budget - need.fixed
     slab = min(wanted, _round_up(rows, ALIGNMENT), left // (need.per_slab_row + need.per_block_row))
     if slab < 2:

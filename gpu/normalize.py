@@ -53,10 +53,8 @@ class Reference:
         dark = darks.mean(axis=0, dtype=np.float64) if len(darks) else xp.zeros_like(flat)
         span = flat - dark
         finite = xp.isfinite(span)
-        floor = xp.zeros((len(span), 1))
-        for row in range(len(span)):
-            if finite[row].any():
-                floor[row] = WEAK * max(float(xp.median(span[row][finite[row]])), 0.0)
+        some = xp.where(finite.any(axis=1, keepdims=True), xp.where(finite, span, np.nan), 0)
+        floor = WEAK * xp.maximum(xp.nanmedian(some, axis=1, keepdims=True), 0)
         self.bad = ~(finite & (span > floor))
         self.dark = xp.where(self.bad, 0, dark).astype(np.float32)
         self.span = xp.where(self.bad, 1, span).astype(np.float32)
@@ -94,7 +92,7 @@ def to_sinograms(
     xp = array_module(projections)
     n_angles, n_rows, n_columns = projections.shape
     reference = Reference(flats, darks)
-    bad = to_host(reference.bad | _stuck(projections))
+    bad = to_host(reference.bad | stuck(projections))
     out = xp.empty((n_rows, n_angles, n_columns), np.float32)
     may_be_infinite = not np.issubdtype(projections.dtype, np.integer)
 
@@ -130,7 +128,7 @@ def _line_integrals(frames: Array, reference: Reference, row: int, minimum: floa
             xp.log(block, out=block)
 
 
-def _stuck(projections: Array) -> Array:
+def stuck(projections: Array) -> Array:
     """Pixels with one and the same value in every projection, though both their neighbors in the row vary.
 
     The neighbors tell a stuck pixel from air in data without noise. Shape (n_rows, n_columns), bool.

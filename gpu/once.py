@@ -17,6 +17,7 @@ from typing import Any, TextIO
 import msgspec
 
 from gpu import memory
+from gpu.kernels.device import find
 from gpu.pipeline import Canceled, Resources, read_parameters, run_rows
 from gpu.preview import run_preview
 from gpu.volume import NAME, replace_file, storage_errors
@@ -30,13 +31,13 @@ STEP = 0.01
 """Progress is told when it has grown by so much."""
 
 
-def main(parameters: str, output: str, *, threads: int, memory_bytes: int | None) -> int:
+def main(parameters: str, output: str, *, threads: int, memory_bytes: int | None, device: str) -> int:
     """Reconstruct; returns the exit status, 1 after an error."""
     progress = Progress(sys.stdout)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, progress.cancel)
-    resources = Resources(threads=threads, memory_bytes=memory_bytes)
     try:
+        resources = Resources(threads=threads, memory_bytes=memory_bytes, device=find(device))
         result = reconstruct(Path(parameters), Path(output).absolute(), resources, progress)
     except SrctdError as exc:
         progress.write({"error": exc.sentence})
@@ -93,7 +94,7 @@ def reconstruct(path: Path, output: Path, resources: Resources, progress: Progre
     finally:
         shutil.rmtree(part, ignore_errors=True)
     result["seconds"]["total"] = round(time.perf_counter() - start, 3)
-    memory_and_device = {"peak_memory_bytes": memory.peak_bytes(), "device": "cpu"}
+    memory_and_device = {"peak_memory_bytes": memory.peak_bytes(), "device": resources.device_name}
     return {**result, **memory_and_device, "folder": str(output), "output": str(output / NAME)}
 
 

@@ -17,10 +17,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu import memory, stripes
-from gpu.fourier import FourierFBP
-from gpu.normalize import to_sinograms
-from gpu.volume import ShardWriter, VolumeSpec, ensure, page_aligned, read_shard
+from gpu import memory
+from gpu.engines import DEVICE_SLAB_BYTES, Block, DeviceEngine, Engine, HostEngine, Preparation
+from gpu.fourier import FourierFBP, FourierPlan
+from gpu.kernels.device import Device
+from gpu.volume import ShardWriter, Slab, VolumeSpec, ensure, read_shard
 from srctd.core import voxels
 from srctd.core.errors import HoldError, StorageUnavailable
 from srctd.core.messages import JobResult, RowsJob
@@ -29,9 +30,6 @@ from srctd.formats import ScanReader, open_scan
 
 Checkpoint = Callable[[str, float], None]
 """Called between pieces of work with the phase and the fraction of the job that is done; may raise `Canceled`."""
-
-Frames = NDArray[Any]
-Sinograms = NDArray[np.float32]
 
 
 class Canceled(BaseException):
@@ -43,22 +41,6 @@ class Outcome(NamedTuple):
 
     result: JobResult
     seconds: dict[str, float]
-
-
-class Block(NamedTuple):
-    """Frames of some neighboring detector rows, each (n_frames, n_rows, n_columns), in the file's type."""
-
-    projections: Frames
-    flats: Frames
-    darks: Frames
-
-    def rows(self, first: int, end: int) -> "Block":
-        """A part of the rows, counted from the block's first."""
-        return Block(*(frames[:, first:end] for frames in self))
-
-    def every(self, step: int) -> "Block":
-        """A copy of every so many rows, beginning with the first."""
-        return self if step == 1 else Block(*(frames[:, ::step].copy() for frames in self))
 
 
 class Clock:
@@ -84,7 +66,14 @@ class Resources:
     threads: int = 1
     memory_bytes: int | None = None
     """What a job may take; None: this worker's share, by threads, of what is free when the job starts."""
+    device: Device | None = None
+    """Computes slabs; None: the CPU does."""
     _plan: tuple[object, FourierFBP] | None = field(default=None, repr=False)
+
+    @property
+    def device_name(self) -> str:
+        """For people."""
+        return "cpu" if self.device is None else self.device.name
 
     def budget(self) -> int:
         """Bytes that a job may take."""
@@ -93,14 +82,25 @@ class Resources:
         return memory.share_bytes(self.threads)
 
     def transform(self, parameters: ParameterFile, reader: ScanReader, center: float) -> FourierFBP:
-        """The planned transform of a scan."""
+        """The planned transform of a scan, on the CPU."""
         about = ("filter", "padding", "padding_factor", "tolerance", "reverse_angles", "pixel_size")
         key = (parameters.input, parameters.entry, center, *map(parameters.value, about))
         if self._plan is None or self._plan[0] != key:
             self._plan = None  # the old one's buffers go first
             angles = scan_angles(parameters, reader)
-            self._plan = (key, plan_transform(parameters, reader, angles, center, self.threads))
+            self._plan = (key, FourierFBP(plan_transform(parameters, reader, angles, center), self.threads))
         return self._plan[1]
+
+    def engine(
+        self, parameters: ParameterFile, reader: ScanReader, center: float, slab_rows: int
+    ) -> Engine[Any]:
+        """What computes the slabs of a shard."""
+        preparation, scaling = Preparation.of(parameters), voxels.scaling(parameters)
+        if self.device is None:
+            transform = self.transform(parameters, reader, center)
+            return HostEngine(transform, preparation, scaling, slab_rows)
+        plan = plan_transform(parameters, reader, scan_angles(parameters, reader), center)
+        return DeviceEngine(self.device, plan, preparation, scaling, slab_rows)
 
 
 def run_rows(job: RowsJob, resources: Resources, checkpoint: Checkpoint) -> Outcome:
@@ -120,10 +120,10 @@ def run_rows(job: RowsJob, resources: Resources, checkpoint: Checkpoint) -> Outc
                     f"{job.parameters}: the rotation axis is not known", hint="run the preview first"
                 )
             volume = ensure(folder, VolumeSpec(parameters, reader.header))
-            transform = resources.transform(parameters, reader, float(center))
-        stream = _Stream(reader, parameters, transform, clock)
+            heights = _heights(job, parameters, reader, resources)
+            engine = resources.engine(parameters, reader, float(center), heights.slab)
         with ShardWriter(volume, job.first, job.end) as writer:
-            stream.run(writer, job, _heights(job, parameters, reader, resources), checkpoint)
+            _Stream(reader, engine, clock).run(writer, job, heights, checkpoint)
             checkpoint("write", 1.0)
             with clock.phase("sync"):
                 result = writer.finish()
@@ -133,68 +133,51 @@ def run_rows(job: RowsJob, resources: Resources, checkpoint: Checkpoint) -> Outc
 def _heights(
     job: RowsJob, parameters: ParameterFile, reader: ScanReader, resources: Resources
 ) -> memory.Heights:
-    need = memory.needs(
-        reader.header,
-        padding_factor=parameters.number("padding_factor"),
-        threads=resources.threads,
-        sixteen_bit=parameters.value("output_dtype") == voxels.SIXTEEN_BIT,
-    )
-    return memory.heights(
-        need,
-        job.end - job.first,
-        reader.header.n_columns,
-        budget=resources.budget(),
-        threads=resources.threads,
-    )
+    header, rows, budget = reader.header, job.end - job.first, resources.budget()
+    if resources.device is None:
+        padding, threads = parameters.number("padding_factor"), resources.threads
+        need = memory.needs(header, padding_factor=padding, threads=threads)
+        return memory.heights(need, rows, header.n_columns, budget=budget, threads=threads)
+    need = memory.needs_beside_device(header, item_bytes=voxels.item_bytes(parameters))
+    return memory.heights(need, rows, header.n_columns, budget=budget, slab_bytes=DEVICE_SLAB_BYTES)
 
 
 class _Stream:
     """The overlapped stages of one shard."""
 
-    def __init__(
-        self, reader: ScanReader, parameters: ParameterFile, transform: FourierFBP, clock: Clock
-    ) -> None:
-        self._reader, self._parameters, self._transform, self._clock = reader, parameters, transform, clock
-        self._out: list[NDArray[np.float32]] = []
+    def __init__(self, reader: ScanReader, engine: Engine[Any], clock: Clock) -> None:
+        self._reader, self._engine, self._clock = reader, engine, clock
 
     def run(self, writer: ShardWriter, job: RowsJob, heights: memory.Heights, checkpoint: Checkpoint) -> None:
-        n = self._transform.n_columns
-        self._out = [page_aligned((heights.slab, n, n), np.float32) for _ in range(2)]
         written: Future[None] | None = None
         with ThreadPoolExecutor(1, "read") as reading, ThreadPoolExecutor(1, "write") as writing:
             starts = range(job.first, job.end, heights.block)
             following = reading.submit(self._read, starts[0], min(starts[0] + heights.block, job.end))
             for start in starts:
                 block = following.result()
-                after = start + heights.block
+                n_rows = min(heights.block, job.end - start)
+                after = start + n_rows
                 if after < job.end:
                     following = reading.submit(self._read, after, min(after + heights.block, job.end))
-                n_rows = block.projections.shape[1]
                 for first in range(0, n_rows, heights.slab):
                     checkpoint("reconstruct", (start + first - job.first) / (job.end - job.first))
-                    slices = self._compute(block.rows(first, min(first + heights.slab, n_rows)))
+                    with self._clock.phase("compute"):
+                        slab = self._engine.compute(block, first, min(first + heights.slab, n_rows))
                     if written is not None:
                         written.result()
-                    written = writing.submit(self._write, writer, slices)
+                    written = writing.submit(self._write, writer, slab)
             if written is not None:
                 written.result()
 
-    def _read(self, first: int, end: int) -> Block:
+    def _read(self, first: int, end: int) -> Any:
         with self._clock.phase("read"):
-            return read_rows(self._reader, slice(first, end))
+            block = read_rows(self._reader, slice(first, end))
+        with self._clock.phase("load"):
+            return self._engine.load(block)
 
-    def _compute(self, block: Block) -> NDArray[np.float32]:
-        with self._clock.phase("preprocess"):
-            sinograms = preprocess(block, self._parameters, self._transform.threads)
-        with self._clock.phase("transform"):
-            self._out.reverse()  # the other one is being written
-            slices = self._out[0][: len(sinograms)]
-            self._transform.reconstruct(sinograms, slices)
-        return slices
-
-    def _write(self, writer: ShardWriter, slices: NDArray[np.float32]) -> None:
+    def _write(self, writer: ShardWriter, slab: Slab) -> None:
         with self._clock.phase("write"):
-            writer.write(slices)
+            writer.write(slab)
 
 
 # --- parts that the preview uses as well ------------------------------------------------------------------
@@ -223,21 +206,19 @@ def plan_transform(
     reader: ScanReader,
     angles: NDArray[np.float64],
     center: float,
-    threads: int,
     binning: int = 1,
-) -> FourierFBP:
-    """Plan the transform of a scan, or of some of its projections, with columns averaged by `binning`."""
+) -> FourierPlan:
+    """The transform of a scan, or of some of its projections, with columns averaged by `binning`."""
     pixel_size = VolumeSpec(parameters, reader.header).pixel_size
-    return FourierFBP(
-        angles,
-        reader.header.n_columns // binning,
+    return FourierPlan(
+        angles=angles,
+        n_columns=reader.header.n_columns // binning,
         center=(center + 0.5) / binning - 0.5,
         filter_name=str(parameters.value("filter")),
         padding=str(parameters.value("padding")),
         padding_factor=parameters.number("padding_factor"),
         tolerance=parameters.number("tolerance"),
         scale=1.0 / (binning * (pixel_size or 1.0)),
-        threads=threads,
     )
 
 
@@ -245,31 +226,4 @@ def read_rows(reader: ScanReader, rows: slice, frames: slice = slice(None)) -> B
     """Some rows of all flats and darks and of the projections `frames`."""
     return Block(
         reader.read("projections", rows, frames), reader.read("flats", rows), reader.read("darks", rows)
-    )
-
-
-def preprocess(block: Block, parameters: ParameterFile, threads: int) -> Sinograms:
-    """Corrected line integrals without rings, shape (n_rows, n_angles, n_columns)."""
-    return remove_rings(normalize(block, parameters, threads), parameters, threads)
-
-
-def normalize(block: Block, parameters: ParameterFile, threads: int) -> Sinograms:
-    """Line integrals, shape (n_rows, n_angles, n_columns)."""
-    return to_sinograms(
-        *block,
-        minimum_transmission=parameters.number("minimum_transmission"),
-        repair_dead_pixels=bool(parameters.value("repair_dead_pixels")),
-        workers=threads,
-    ).sinograms
-
-
-def remove_rings(sinograms: Sinograms, parameters: ParameterFile, threads: int) -> Sinograms:
-    """The same sinograms, leveled in place as the parameters say."""
-    if parameters.value("ring_removal") == "none":
-        return sinograms
-    return stripes.remove_median(
-        sinograms,
-        size=int(parameters.number("ring_size")),
-        threshold=parameters.number("ring_threshold"),
-        workers=threads,
     )

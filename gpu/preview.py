@@ -15,21 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu import center, memory, pictures, quality
+from gpu.engines import Block, Preparation, Sinograms
+from gpu.fourier import FourierFBP
 from gpu.geometry import angular_weights
 from gpu.pictures import Panel
 from gpu.pipeline import (
-    Block,
     Checkpoint,
     Clock,
     Outcome,
     Resources,
-    Sinograms,
-    normalize,
     plan_transform,
-    preprocess,
     read_parameters,
     read_rows,
-    remove_rings,
     scan_angles,
 )
 from gpu.volume import VolumeSpec, storage_errors
@@ -75,6 +72,7 @@ class _Preview:
         self, reader: ScanReader, parameters: ParameterFile, resources: Resources, clock: Clock
     ) -> None:
         self._reader, self._parameters, self._resources, self._clock = reader, parameters, resources, clock
+        self._preparation = Preparation.of(parameters)
         self._spec = VolumeSpec(parameters, reader.header)
         self._angles = scan_angles(parameters, reader)
         self._first = self._spec.first_row
@@ -93,7 +91,7 @@ class _Preview:
         with self._clock.phase("axis"):
             looks = self._looks()
             raw = self._axis_rows(looks)
-            rows = remove_rings(raw.copy(), self._parameters, self._resources.threads)
+            rows = self._preparation.without_rings(raw.copy(), self._resources.threads)
             axis = self._axis(rows)
         checkpoint("slices", 0.3)
         with self._clock.phase("slices"):
@@ -147,7 +145,7 @@ class _Preview:
         return np.concatenate([self._normalize(read_rows(self._reader, slice(r, r + 1))) for r in chosen])
 
     def _normalize(self, block: Block) -> Sinograms:
-        return normalize(block, self._parameters, self._resources.threads)
+        return self._preparation.line_integrals(block, self._resources.threads)
 
     def _axis(self, rows: Sinograms) -> center.AxisResult:
         given = self._parameters.value("center")
@@ -186,9 +184,8 @@ class _Preview:
         every_row = max(binning, -(-(self._end - self._first) // SECTION_PIXELS))
         every_angle = max(1, len(self._angles) // SECTION_ANGLES)
         angles = self._angles[::every_angle]
-        transform = plan_transform(
-            self._parameters, self._reader, angles, axis, self._resources.threads, binning
-        )
+        plan = plan_transform(self._parameters, self._reader, angles, axis, binning)
+        transform = FourierFBP(plan, self._resources.threads)
         middle = transform.n_columns // 2
         xz: list[Sinograms] = []
         yz: list[Sinograms] = []
@@ -208,7 +205,7 @@ class _Preview:
         )
 
     def _prepare(self, block: Block) -> Sinograms:
-        return preprocess(block, self._parameters, self._resources.threads)
+        return self._preparation.without_rings(self._normalize(block), self._resources.threads)
 
     # --- the quality --------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ import structlog
 import zmq
 
 from gpu import memory
+from gpu.kernels.device import find
 from gpu.pipeline import Canceled, Outcome, Resources, run_rows
 from gpu.preview import run_preview
 from srctd import __version__
@@ -64,6 +65,8 @@ class Settings:
     threads: int = 1
     memory_bytes: int | None = None
     die_with_parent: bool = False
+    device: str = "auto"
+    """`auto`, `cpu` or `gpu`."""
 
 
 @dataclass
@@ -104,14 +107,20 @@ class Worker:
 
     def __init__(self, settings: Settings, state: State, pool: zmq.Socket[bytes]) -> None:
         self._settings, self._state, self._pool = settings, state, pool
-        self._resources = Resources(threads=settings.threads, memory_bytes=settings.memory_bytes)
+        self._resources = Resources(
+            threads=settings.threads, memory_bytes=settings.memory_bytes, device=find(settings.device)
+        )
         self._said_hello = 0.0
         self._ignored = 0
 
     def serve(self) -> None:
         """Say hello, take jobs until told to stop, say goodbye."""
         log.info(
-            "worker.started", worker=self._settings.name, pid=os.getpid(), threads=self._settings.threads
+            "worker.started",
+            worker=self._settings.name,
+            pid=os.getpid(),
+            threads=self._settings.threads,
+            device=self._resources.device_name,
         )
         self._say_hello()
         while not self._state.leaving.is_set():
@@ -139,7 +148,7 @@ class Worker:
                 worker=self._settings.name,
                 host=socket.gethostname(),
                 pid=os.getpid(),
-                device="cpu",
+                device=self._resources.device_name,
                 threads=self._settings.threads,
                 free_bytes=self._resources.budget(),
                 version=__version__,

@@ -1,5 +1,6 @@
 """CUDA devices: arrays, FFTs and the kernels of this folder, compiled once per process and set of definitions."""
 
+import contextlib
 import math
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from gpu.array import Array
+from srctd.core.errors import TransientError
 
 _HERE = Path(__file__).parent
 Extent = tuple[int, ...]
@@ -38,6 +40,9 @@ class Device(Protocol):
 
     def synchronize(self) -> None:
         """Wait for what this thread has asked for."""
+
+    def free_unused(self) -> None:
+        """Give memory back that no array holds."""
 
     @property
     def out_of_memory(self) -> type[Exception]:
@@ -97,9 +102,38 @@ class Cuda:
         """See `Device`."""
         array.get(out=out)  # type: ignore[attr-defined]
 
+    def free_unused(self) -> None:
+        """See `Device`."""
+        self._plans.clear()
+        self.xp.get_default_memory_pool().free_all_blocks()
+
     def synchronize(self) -> None:
         """See `Device`."""
         self.xp.cuda.get_current_stream().synchronize()
+
+
+def find(wanted: str) -> Device | None:
+    """The device that computes slabs: none for `cpu`, a GPU for `gpu` or `TransientError`, either for `auto`.
+
+    Which one, where there are several, is for CUDA_VISIBLE_DEVICES to say.
+    """
+    if wanted == "cpu":
+        return None
+    reason = "cupy is not installed"
+    with contextlib.suppress(ImportError):
+        import cupy
+
+        try:
+            if cupy.cuda.runtime.getDeviceCount():
+                return Cuda()
+            reason = "there is no device"
+        except cupy.cuda.runtime.CUDARuntimeError as exc:
+            reason = str(exc)
+    if wanted == "gpu":
+        raise TransientError(
+            f"no GPU can be used: {reason}", hint="pip install 'srctd[gpu]' and a driver, or --device auto"
+        )
+    return None
 
 
 def _as_c(value: Any) -> Any:
@@ -115,7 +149,11 @@ def _as_c(value: Any) -> Any:
 def _module(file: str, macros: tuple[tuple[str, int | str], ...]) -> Any:
     import cupy
 
-    options = ("--std=c++17", "--extra-device-vectorization", *(f"-D{name}={value}" for name, value in macros))
+    options = (
+        "--std=c++17",
+        "--extra-device-vectorization",
+        *(f"-D{name}={value}" for name, value in macros),
+    )
     path = _HERE / file
     return cupy.RawModule(code=f'#line 1 "{path}"\n{path.read_text()}', options=options)
 

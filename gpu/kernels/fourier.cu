@@ -10,7 +10,7 @@
 // same input gives the same bytes. The kernel is the exponential of semicircle (Barnett, Magland, af Klinteberg, SIAM
 // J. Sci. Comput. 41, C479, 2019, doi:10.1137/18M120885X).
 
-struct alignas(16) Pairs {
+struct alignas(SLICES > 1 ? 16 : 8) Pairs {
     float2 of[SLICES];
 };
 
@@ -46,7 +46,6 @@ extern "C" __global__ void filter_rows(const float2 *__restrict__ packed, const 
                                        int n_angles, int length) {
     const int sample = blockIdx.x * blockDim.x + threadIdx.x;
     const int j = blockIdx.y;
-    const int group = blockIdx.z;
     if (sample >= length) return;
     const bool reversed = direction[j] < 0;
     const int angle = reversed ? -1 - direction[j] : direction[j];
@@ -56,12 +55,11 @@ extern "C" __global__ void filter_rows(const float2 *__restrict__ packed, const 
     const float2 h = response[(long long)angle * length + at];
     Pairs out;
     for (int s = 0; s < SLICES; ++s) {
-        const int pair = group * SLICES + s;
         float2 p = make_float2(0.0f, 0.0f);
-        if (pair < n_pairs && at < length) p = packed[((long long)pair * n_angles + angle) * length + at];
+        if (s < n_pairs && at < length) p = packed[((long long)s * n_angles + angle) * length + at];
         out.of[s] = make_float2(p.x * h.x - p.y * h.y, p.x * h.y + p.y * h.x);
     }
-    polar[((long long)group * n_angles + j) * length + sample] = out;
+    polar[(long long)j * length + sample] = out;
 }
 
 // What a direction is to `gather`.
@@ -70,10 +68,11 @@ struct Ray {
     float per_x, per_y;  // frequencies per grid step along x and y; large where the ray stands still
 };
 
-// Sum over the samples within reach of one point of the plane, given in grid steps.
+// Sum over the samples within reach of one point of the plane, given in grid steps; of the rays that pass there only the
+// part-th of n_parts.
 __device__ inline void gather_at(float x, float y, const Pairs *__restrict__ polar, const Ray *__restrict__ rays,
                                  const int *__restrict__ first_in_bin, int n_bins, int n_angles, int length,
-                                 float radius, float reach, float beta, float2 *sum) {
+                                 float radius, float reach, float beta, int part, int n_parts, float2 *sum) {
     const float corner = reach * 1.41422f;
     const float r = sqrtf(x * x + y * y);
     if (r > radius + corner) return;
@@ -86,6 +85,9 @@ __device__ inline void gather_at(float x, float y, const Pairs *__restrict__ pol
         to = first_in_bin[high % n_bins] + (high / n_bins) * n_angles;
         to = min(to, from + n_angles);
     }
+    const int rays_here = to - from;
+    to = from + (int)((long long)rays_here * (part + 1) / n_parts);
+    from += (int)((long long)rays_here * part / n_parts);
     const float scale = 1.0f / (reach * reach);
     for (int turn = from; turn < to; ++turn) {
         const int j = turn % n_angles;
@@ -109,32 +111,68 @@ __device__ inline void gather_at(float x, float y, const Pairs *__restrict__ pol
     }
 }
 
-// The grid of every pair, (n_pairs, size, size), frequencies in the order of an FFT.
+// The grid of every pair, (n_pairs, size, size), frequencies in the order of an FFT; all but the square of 2 core x 2 core
+// points about zero.
 //
 // reach: half the kernel's width, grid steps. The frequencies fill the whole grid, which is periodic: near its border
 // what lies beyond the opposite border is gathered as well.
 extern "C" __global__ void gather(const Pairs *__restrict__ polar, const Ray *__restrict__ rays,
                                   const int *__restrict__ first_in_bin, float2 *__restrict__ grid, int n_pairs,
-                                  int n_bins, int n_angles, int length, int size, float reach, float beta) {
+                                  int n_bins, int n_angles, int length, int size, int core, float reach, float beta) {
     const int column = blockIdx.x * blockDim.x + threadIdx.x;
     const int row = blockIdx.y * blockDim.y + threadIdx.y;
-    const int group = blockIdx.z;
     if (column >= size || row >= size) return;
+    if ((column < core || column >= size - core) && (row < core || row >= size - core)) return;
     const int half = size / 2;
     const float x = (float)(column < half ? column : column - size);
     const float y = (float)(row < half ? row : row - size);
-    const Pairs *own = polar + (long long)group * n_angles * length;
     float2 sum[SLICES];
     for (int s = 0; s < SLICES; ++s) sum[s] = make_float2(0.0f, 0.0f);
     const float inner = half - reach;
     const int more_x = fabsf(x) >= inner, more_y = fabsf(y) >= inner;
     for (int iy = 0; iy <= more_y; ++iy)
         for (int ix = 0; ix <= more_x; ++ix)
-            gather_at(x - ix * copysignf((float)size, x), y - iy * copysignf((float)size, y), own, rays, first_in_bin,
-                      n_bins, n_angles, length, (float)half, reach, beta, sum);
-    for (int s = 0; s < SLICES; ++s) {
-        const long long pair = (long long)group * SLICES + s;
-        if (pair < n_pairs) grid[(pair * size + row) * size + column] = sum[s];
+            gather_at(x - ix * copysignf((float)size, x), y - iy * copysignf((float)size, y), polar, rays,
+                      first_in_bin, n_bins, n_angles, length, (float)half, reach, beta, 0, 1, sum);
+    for (int s = 0; s < SLICES; ++s)
+        if (s < n_pairs) grid[((long long)s * size + row) * size + column] = sum[s];
+}
+
+// The square that `gather` leaves out: there all rays pass, and one thread for each point would be busy long after all
+// others. parts (n_parts, 2 core, 2 core): sums over a part of the rays each.
+extern "C" __global__ void gather_core(const Pairs *__restrict__ polar, const Ray *__restrict__ rays,
+                                       const int *__restrict__ first_in_bin, Pairs *__restrict__ parts, int n_bins,
+                                       int n_angles, int length, int size, int core, int n_parts, float reach,
+                                       float beta) {
+    const int column = blockIdx.x * blockDim.x + threadIdx.x;
+    const int row = blockIdx.y * blockDim.y + threadIdx.y;
+    const int part = blockIdx.z;
+    if (column >= 2 * core || row >= 2 * core) return;
+    float2 sum[SLICES];
+    for (int s = 0; s < SLICES; ++s) sum[s] = make_float2(0.0f, 0.0f);
+    gather_at((float)(column - core), (float)(row - core), polar, rays, first_in_bin, n_bins, n_angles, length,
+              (float)(size / 2), reach, beta, part, n_parts, sum);
+    Pairs out;
+    for (int s = 0; s < SLICES; ++s) out.of[s] = sum[s];
+    parts[((long long)part * 2 * core + row) * 2 * core + column] = out;
+}
+
+// The parts of `gather_core` to the grids, one after the other.
+extern "C" __global__ void add_core(const Pairs *__restrict__ parts, float2 *__restrict__ grid, int n_pairs, int size,
+                                    int core, int n_parts) {
+    const int column = blockIdx.x * blockDim.x + threadIdx.x;
+    const int row = blockIdx.y * blockDim.y + threadIdx.y;
+    if (column >= 2 * core || row >= 2 * core) return;
+    const long long x = column < core ? column - core + size : column - core;
+    const long long y = row < core ? row - core + size : row - core;
+    for (int s = 0; s < n_pairs; ++s) {
+        float2 sum = make_float2(0.0f, 0.0f);
+        for (int part = 0; part < n_parts; ++part) {
+            const float2 more = parts[((long long)part * 2 * core + row) * 2 * core + column].of[s];
+            sum.x += more.x;
+            sum.y += more.y;
+        }
+        grid[(s * (long long)size + y) * size + x] = sum;
     }
 }
 

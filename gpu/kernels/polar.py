@@ -22,6 +22,10 @@ _FINEST = 1e-6
 _FEW_SAMPLES = 0.8
 """Samples per pixel below which transforming the grid takes longer than spreading, so that a coarse grid pays."""
 
+_CORE = 32
+"""Half the side of the square about zero frequency where the rays are divided among threads, grid steps at most."""
+_PARTS = 32
+
 _QUADRATURE = 200
 """Nodes for the Fourier transform of the spreading kernel; it is smooth, so that far fewer would do."""
 
@@ -46,7 +50,9 @@ class Spreading(NamedTuple):
         """Its Fourier transform, at frequencies in cycles per grid step."""
         nodes, weights = np.polynomial.legendre.leggauss(_QUADRATURE)
         values = weights * np.exp(self.beta * (np.sqrt(1 - nodes**2) - 1)) * self.reach
-        total: NDArray[np.float64] = np.cos(2 * np.pi * self.reach * np.multiply.outer(frequency, nodes)) @ values
+        total: NDArray[np.float64] = (
+            np.cos(2 * np.pi * self.reach * np.multiply.outer(frequency, nodes)) @ values
+        )
         return total
 
 
@@ -115,9 +121,13 @@ class PolarTransform:
         self._packed = xp.empty((pairs, self._n_angles, self._length), np.complex64)
         self._polar = xp.empty((self._n_angles, self._length, pairs), np.complex64)
         self._grid = xp.empty((pairs, self._size, self._size), np.complex64)
+        self._core = min(_CORE, self._size // 4)
+        self._parts = xp.empty((_PARTS, 2 * self._core, 2 * self._core, pairs), np.complex64)
         self._pack = Kernel("fourier.cu", "pack", (256, 1, 1), SLICES=pairs)
         self._filter = Kernel("fourier.cu", "filter_rows", (128, 1, 1), SLICES=pairs)
         self._gather = Kernel("fourier.cu", "gather", (8, 16, 1), SLICES=pairs)
+        self._gather_core = Kernel("fourier.cu", "gather_core", (8, 16, 1), SLICES=pairs)
+        self._add_core = Kernel("fourier.cu", "add_core", (8, 16, 1), SLICES=pairs)
         self._crop = Kernel("fourier.cu", "crop", (256, 1, 1), SLICES=pairs)
         device.transform(self._packed[0], axes=(1,), inverse=False)  # takes the memory that the FFTs work in
         device.transform(self._grid[0], axes=(0, 1), inverse=True)
@@ -160,11 +170,17 @@ class PolarTransform:
             self._filter, (length, n_angles, 1),
             packed, self._response, self._direction, self._polar, n_pairs, n_angles, length,
         )  # fmt: skip
+        core, reach, beta = self._core, float(self._spreading.reach), float(self._spreading.beta)
+        polar = self._polar, self._rays, self._first_in_bin
+        launch(
+            self._gather_core, (2 * core, 2 * core, _PARTS),
+            *polar, self._parts, self._n_bins, n_angles, length, size, core, _PARTS, reach, beta,
+        )  # fmt: skip
         launch(
             self._gather, (size, size, 1),
-            self._polar, self._rays, self._first_in_bin, grid, n_pairs, self._n_bins, n_angles, length, size,
-            float(self._spreading.reach), float(self._spreading.beta),
+            *polar, grid, n_pairs, self._n_bins, n_angles, length, size, core, reach, beta,
         )  # fmt: skip
+        launch(self._add_core, (2 * core, 2 * core, 1), self._parts, grid, n_pairs, size, core, _PARTS)
         for one in grid:
             self._device.transform(one, axes=(0, 1), inverse=True)
         launch(self._crop, (n, n, n_pairs), grid, self._correction, slices, n_rows, n, size)

@@ -36,9 +36,16 @@ class Counts(NamedTuple):
 
     @classmethod
     def of(
-        cls, device: Device, projections: Array, dark: Array, span: Array, bad: NDArray[np.bool_], *, repair: bool
+        cls,
+        device: Device,
+        projections: Array,
+        dark: Array,
+        span: Array,
+        bad: NDArray[np.bool_],
+        *,
+        repair: bool,
     ) -> "Counts":
-        """`projections`, `dark`, `span` lie on the device, `bad` (columns to interpolate, or to set to 0) on the host."""
+        """All on the device but `bad`: columns to interpolate, or to set to 0 unless `repair`."""
         if projections.dtype.name not in _COUNTS:
             projections = projections.astype(np.float32)
         none: tuple[Array | None, Array | None, Array | None] = (None, None, None)
@@ -48,10 +55,12 @@ class Counts(NamedTuple):
         return cls(projections, dark, span, none)
 
 
-def line_integrals(device: Device, counts: Counts, first: int, end: int, minimum_transmission: float) -> Array:
+def line_integrals(
+    device: Device, counts: Counts, first: int, end: int, minimum_transmission: float
+) -> Array:
     """Sinograms (end - first, n_angles, n_columns), float32, of some of the rows; see `gpu.normalize`."""
     n_angles, rows_there, n_columns = counts.projections.shape
-    out = device.xp.empty((end - first, n_angles, n_columns), np.float32)
+    out: Array = device.xp.empty((end - first, n_angles, n_columns), np.float32)
     device.launch(
         _kernel("line_integrals", COUNT=_COUNTS[counts.projections.dtype.name]),
         (n_columns, n_angles, end - first),

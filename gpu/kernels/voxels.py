@@ -9,7 +9,9 @@ _ENCODE = Kernel("voxels.cu", "encode", (256, 1, 1))
 _PER_THREAD = 16
 
 
-def encode(device: Device, values: Array, stored: Array, *, offset: float, scale: float, maximum: float) -> Array:
+def encode(
+    device: Device, values: Array, stored: Array, *, offset: float, scale: float, maximum: float
+) -> Array:
     """Write the integers that stand for `values` to `stored`, uint16 of the same shape.
 
     Returns an array of one number, uint32: how many values the integers cannot say.

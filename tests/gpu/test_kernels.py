@@ -5,23 +5,26 @@ import pytest
 
 from gpu import normalize, stripes
 from gpu.array import to_host
-from gpu.fourier import FourierFBP
-from gpu.kernels import preprocess
+from gpu.fourier import FourierFBP, FourierPlan
+from gpu.kernels import preprocess, voxels
 from gpu.kernels.backprojection import backproject
 from gpu.kernels.device import Device
-from gpu.kernels.polar import PolarTransform, Spreading
+from gpu.kernels.polar import PolarTransform
+from gpu.volume import encode
+from srctd.core.voxels import Scaling
 
 
 def planned(device: Device, angles, n: int, center: float, *, tolerance=1e-4, upsampling=2.0, edge=True):
-    cpu = FourierFBP(
-        angles, n, center=center, filter_name="ram-lak", padding="edge" if edge else "zero",
+    """The transform on the CPU, to a finer tolerance, and on the device."""
+    plan = FourierPlan(
+        angles=angles, n_columns=n, center=center, filter_name="ram-lak", padding="edge" if edge else "zero",
         padding_factor=2.0, tolerance=1e-6,
     )  # fmt: skip
     there = PolarTransform(
-        device, angles, cpu._response, n,
-        spreading=Spreading.for_tolerance(tolerance, upsampling), seam=cpu._seam, edge=edge,
+        device, angles, plan.response(), n,
+        tolerance=tolerance, upsampling=upsampling, seam=plan.seam, edge=edge,
     )  # fmt: skip
-    return cpu, there
+    return FourierFBP(plan), there
 
 
 def both(device: Device, sinograms, cpu: FourierFBP, there: PolarTransform, offsets=None):
@@ -42,7 +45,13 @@ def inside(n: int) -> np.ndarray:
 @pytest.mark.parametrize("upsampling", [1.25, 1.5, 2.0])
 @pytest.mark.parametrize(
     ("n", "n_angles", "n_rows", "center", "edge"),
-    [(1, 1, 1, 0.0, True), (2, 3, 2, 0.5, True), (61, 47, 3, 28.3, True), (64, 90, 9, 31.5, False), (127, 200, 1, 70.0, True)],
+    [
+        (1, 1, 1, 0.0, True),
+        (2, 3, 2, 0.5, True),
+        (61, 47, 3, 28.3, True),
+        (64, 90, 9, 31.5, False),
+        (127, 200, 1, 70.0, True),
+    ],
 )
 def test_the_polar_transform_is_the_cpu_s(
     device: Device, n: int, n_angles: int, n_rows: int, center: float, edge: bool, upsampling: float
@@ -50,7 +59,9 @@ def test_the_polar_transform_is_the_cpu_s(
     rng = np.random.default_rng(n)
     angles = np.sort(rng.uniform(0, np.pi, n_angles))
     sinograms = rng.standard_normal((n_rows, n_angles, n)).astype(np.float32)
-    out, expected = both(device, sinograms, *planned(device, angles, n, center, edge=edge, upsampling=upsampling))
+    out, expected = both(
+        device, sinograms, *planned(device, angles, n, center, edge=edge, upsampling=upsampling)
+    )
     wrong = (out - expected)[:, inside(n)]
     assert np.sqrt((wrong**2).mean()) < 1e-4 * np.sqrt((expected[:, inside(n)] ** 2).mean())
 
@@ -87,6 +98,38 @@ def test_the_same_rows_give_the_same_bytes_in_any_company(device: Device) -> Non
     assert to_host(whole)[6:8].tobytes() == to_host(part).tobytes()
 
 
+@pytest.mark.parametrize("n", [40, 331])
+def test_fewer_at_once_give_the_same_bytes(device: Device, n: int) -> None:
+    rng = np.random.default_rng(11)
+    angles = np.pi * np.arange(70) / 70
+    sinograms = device.xp.asarray(rng.standard_normal((9, 70, n)).astype(np.float32))
+    plan = FourierPlan(
+        angles=angles, n_columns=n, center=n / 2, filter_name="hann", padding="edge", padding_factor=2.0,
+        tolerance=1e-4,
+    )  # fmt: skip
+    made = []
+    for pairs in (4, 2, 1):
+        out = device.xp.empty((9, n, n), np.float32)
+        plan.on(device, pairs)(sinograms, None, out)
+        made.append(to_host(out).tobytes())
+    assert made[0] == made[1] == made[2]
+
+
+def test_stored_integers_are_the_cpu_s(device: Device) -> None:
+    rng = np.random.default_rng(12)
+    values = rng.normal(1, 1, (3, 67, 67)).astype(np.float32)
+    values[0, 0, :5] = np.nan, np.inf, -np.inf, 0.0, 2.0
+    scaling = Scaling(0.0, 2.0 / 65535)
+    expected = np.empty(values.shape, np.uint16)
+    clipped = encode(values, scaling, expected)
+    out = device.xp.empty(values.shape, np.uint16)
+    outside = voxels.encode(
+        device, device.xp.asarray(values), out, offset=0.0, scale=scaling.scale, maximum=scaling.maximum
+    )
+    np.testing.assert_array_equal(to_host(out), expected)
+    assert int(outside[0]) == clipped
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "uint32", "float32", "float64"])
 @pytest.mark.parametrize("repair", [True, False])
 def test_line_integrals_are_the_cpu_s(device: Device, dtype: str, repair: bool) -> None:
@@ -104,11 +147,15 @@ def test_line_integrals_are_the_cpu_s(device: Device, dtype: str, repair: bool) 
     ).sinograms
     reference = normalize.Reference(flats, darks)
     xp = device.xp
-    out = preprocess.line_integrals(
+    counts = preprocess.Counts.of(
         device, xp.asarray(projections), xp.asarray(reference.dark), xp.asarray(reference.span), reference.bad,
-        minimum_transmission=0.01, repair=repair,
+        repair=repair,
     )  # fmt: skip
+    out = preprocess.line_integrals(device, counts, 0, 5, 0.01)
     np.testing.assert_allclose(to_host(out), expected, atol=3e-6)
+    np.testing.assert_array_equal(
+        to_host(preprocess.line_integrals(device, counts, 2, 4, 0.01)), to_host(out)[2:4]
+    )
 
 
 @pytest.mark.parametrize(("n_rows", "n_angles", "n"), [(1, 16, 1), (2, 15, 30), (3, 101, 211), (2, 400, 128)])
@@ -138,7 +185,9 @@ def oracle(rows: np.ndarray, angles: np.ndarray, center: float, n: int) -> np.nd
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("float16", 2e-3)])
-@pytest.mark.parametrize(("n", "n_angles", "n_rows", "center"), [(1, 1, 1, 0.2), (31, 17, 9, 14.2), (64, 60, 4, 33.0)])
+@pytest.mark.parametrize(
+    ("n", "n_angles", "n_rows", "center"), [(1, 1, 1, 0.2), (31, 17, 9, 14.2), (64, 60, 4, 33.0)]
+)
 def test_direct_back_projection_is_the_sum(
     device: Device, n: int, n_angles: int, n_rows: int, center: float, dtype: str, bound: float
 ) -> None:

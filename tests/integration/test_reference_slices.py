@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from gpu.center import estimate
-from gpu.fourier import FourierFBP
+from gpu.fourier import FourierFBP, FourierPlan
 from gpu.normalize import to_sinograms
 from gpu.stripes import remove_median
 from srctd.core.recipe import SPECS
@@ -86,15 +86,16 @@ def reconstructed(case: Case, *, filter_name: str, rings: bool) -> NDArray[np.fl
         remove_median(sinogram, size=int(default["ring_size"]), threshold=default["ring_threshold"])
     n = sinogram.shape[2]
     out = np.empty((1, n, n), np.float32)
-    FourierFBP(
-        case.angles,
-        n,
+    plan = FourierPlan(
+        angles=case.angles,
+        n_columns=n,
         center=case.reference_center,
         filter_name=filter_name,
         padding="edge",
         padding_factor=default["padding_factor"],
         tolerance=float(str(SPECS["tolerance"].default)),
-    ).reconstruct(sinogram, out)
+    )
+    FourierFBP(plan).reconstruct(sinogram, out)
     return out[0]
 
 

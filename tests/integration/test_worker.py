@@ -139,7 +139,7 @@ def test_a_job_from_hello_to_goodbye(pool, job, tmp_path):
         pool.send(Assign(lease="l-1", job=job))
         done = pool.expect(JobDone)
         assert (done.lease, done.worker, done.result) == ("l-1", "w-0", read_shard(tmp_path / "out", 0, ROWS))
-        assert {"read", "preprocess", "transform", "write"} <= set(done.seconds)
+        assert {"read", "compute", "write"} <= set(done.seconds)
         assert done.peak_bytes > 2**20
         pool.send(
             Assign(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpu.fourier import FourierFBP, padded_length, ramp_filter
+from gpu.fourier import FourierFBP, FourierPlan, padded_length, ramp_filter
 from gpu.geometry import GAP_RADIANS, angular_weights, step
 
 FILTERS = ["ram-lak", "shepp-logan", "cosine", "hamming", "hann", "parzen", "sinc2"]
@@ -28,7 +28,8 @@ def plan(angles: np.ndarray, n: int, center: float, **options) -> FourierFBP:
         "tolerance": 1e-5,
         **options,
     }
-    return FourierFBP(angles, n, center=center, **given)
+    threads = given.pop("threads", 1)
+    return FourierFBP(FourierPlan(angles=angles, n_columns=n, center=center, **given), threads)
 
 
 def slices(transform: FourierFBP, sinograms: np.ndarray) -> np.ndarray:

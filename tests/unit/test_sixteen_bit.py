@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from gpu import quality
-from gpu.volume import DATASET, NAME, ShardWriter, VolumeSpec, encode, ensure, page_aligned
+from gpu.volume import DATASET, NAME, ShardWriter, VolumeSpec, encode, ensure, page_aligned, stored
 from srctd.core import recipe, voxels
 from srctd.core.errors import ConfigError, HoldError
 from srctd.core.messages import AxisEstimate, Measure, PreviewResult
@@ -116,21 +116,21 @@ def test_the_file_says_how_to_get_the_values_back(tmp_path) -> None:
     rows[:] = np.random.default_rng(0).uniform(-1, 3, rows.shape)
     rows[0, 0, :3] = 5.0, -7.0, np.nan
     with ShardWriter(volume, 0, 9) as writer:
-        writer.write(rows[:4])
-        writer.write(rows[4:7])
-        writer.write(rows[7:])
+        writer.write(stored(rows[:4], volume.scaling))
+        writer.write(stored(rows[4:7], volume.scaling))
+        writer.write(stored(rows[7:], volume.scaling))
         result = writer.finish()
     with h5py.File(tmp_path / NAME) as file:
         data = file[DATASET]
         assert (data.dtype, data.shape, data.chunks) == (np.uint16, (9, 48, 48), None)
-        stored, scale, offset = data[:], data.attrs["scale_factor"], data.attrs["add_offset"]
+        integers, scale, offset = data[:], data.attrs["scale_factor"], data.attrs["add_offset"]
         assert data.attrs["units"] == described.unit
     assert (offset, scale) == (-1.0, pytest.approx(4 / 65535))
-    error = np.abs(offset + scale * stored.astype(float) - rows)
+    error = np.abs(offset + scale * integers.astype(float) - rows)
     error[0, 0, :3] = 0
     assert error.max() <= scale / 2 * (1 + 1e-6)
     assert result.clipped == 3
-    assert result.digest == xxhash.xxh3_128(stored.tobytes()).hexdigest()
+    assert result.digest == xxhash.xxh3_128(integers.tobytes()).hexdigest()
 
 
 def test_shards_make_the_same_bytes_as_one(tmp_path) -> None:
@@ -142,7 +142,7 @@ def test_shards_make_the_same_bytes_as_one(tmp_path) -> None:
         clipped = 0
         for first, end in itertools.pairwise(cuts):
             with ShardWriter(ensure(folder, spec()), first, end) as writer:
-                writer.write(rows[first:end])
+                writer.write(stored(rows[first:end], spec().scaling))
                 clipped += writer.finish().clipped
         made.append(((folder / NAME).read_bytes(), clipped))
     assert made[0] == made[1] == made[2]

@@ -9,7 +9,7 @@ import pytest
 import xxhash
 from factories import a_header
 
-from gpu.volume import DATASET, NAME, ShardWriter, VolumeSpec, ensure, page_aligned, read_shard
+from gpu.volume import DATASET, NAME, ShardWriter, VolumeSpec, ensure, page_aligned, read_shard, stored
 from srctd.core import recipe
 from srctd.core.errors import HoldError, NoSpace
 from srctd.core.recipe import DEFAULT_RECIPE, ParameterFile
@@ -102,7 +102,7 @@ def test_ensure_keeps_rows_that_are_there_and_removes_what_a_dead_worker_left(tm
     volume = ensure(tmp_path, spec)
     rows = slices(10, spec)
     with ShardWriter(volume, 0, 10) as writer:
-        writer.write(rows)
+        writer.write(stored(rows, None))
     (tmp_path / f".{NAME}.0123").write_bytes(b"left over")
     assert ensure(tmp_path, spec) == volume
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
@@ -116,11 +116,11 @@ def test_rows_land_by_detector_row_and_the_side_car_tells_them(tmp_path):
     rows = slices(9, spec)
     assert read_shard(tmp_path, 1, 9) is None
     with ShardWriter(volume, 1, 9) as writer:
-        writer.write(rows[:3])
-        writer.write(rows[3:8])
+        writer.write(stored(rows[:3], None))
+        writer.write(stored(rows[3:8], None))
         result = writer.finish()
     with ShardWriter(volume, 9, 10) as writer:
-        writer.write(rows[8:])
+        writer.write(stored(rows[8:], None))
         writer.finish()
     with h5py.File(tmp_path / NAME) as file:
         np.testing.assert_array_equal(file[DATASET][:], rows)
@@ -137,7 +137,7 @@ def test_mean_does_not_depend_on_the_slabs(tmp_path):
     for cut in (1, 4, 10):
         with ShardWriter(volume, 0, 10) as writer:
             for start in range(0, 10, cut):
-                writer.write(rows[start : start + cut])
+                writer.write(stored(rows[start : start + cut], None))
             means.add(writer.finish().mean)
     assert len(means) == 1
 
@@ -145,18 +145,18 @@ def test_mean_does_not_depend_on_the_slabs(tmp_path):
 def test_an_unfinished_shard_has_no_side_car(tmp_path):
     spec = make_spec()
     with ShardWriter(ensure(tmp_path, spec), 0, 10) as writer:
-        writer.write(slices(3, spec))
+        writer.write(stored(slices(3, spec), None))
         with pytest.raises(ValueError, match="rows 3 to 10"):
             writer.finish()
         with pytest.raises(ValueError, match="exceed"):
-            writer.write(slices(8, spec))
+            writer.write(stored(slices(8, spec), None))
     assert read_shard(tmp_path, 0, 10) is None
 
 
 def test_side_cars_without_their_volume_do_not_count(tmp_path):
     spec = make_spec()
     with ShardWriter(ensure(tmp_path, spec), 0, 10) as writer:
-        writer.write(slices(10, spec))
+        writer.write(stored(slices(10, spec), None))
         writer.finish()
     (tmp_path / NAME).unlink()
     assert read_shard(tmp_path, 0, 10) is None
@@ -187,9 +187,9 @@ def test_pages_and_the_odd_rest_after_them_make_the_same_bytes(tmp_path):
     rows = page_aligned((9, 48, 48), np.float32)
     rows[:] = slices(9, spec)
     with ShardWriter(volume, 0, 9) as writer:
-        writer.write(rows[:4])  # whole pages, from whole pages
-        writer.write(rows[4:7])  # whole pages and a rest
-        writer.write(rows[7:])  # off the pages
+        writer.write(stored(rows[:4], None))  # whole pages, from whole pages
+        writer.write(stored(rows[4:7], None))  # whole pages and a rest
+        writer.write(stored(rows[7:], None))  # off the pages
         assert writer.finish().digest == xxhash.xxh3_128(rows.tobytes()).hexdigest()
     with h5py.File(tmp_path / NAME) as file:
         np.testing.assert_array_equal(file[DATASET][:], rows)

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import needs
 import numpy as np
 import scipy.fft
 
@@ -53,7 +54,9 @@ class Emulated:
         function(*shape, *map(_as_c, arguments))
 
     def transform(self, array: np.ndarray, *, axes: tuple[int, ...], inverse: bool) -> None:
-        done = scipy.fft.ifftn(array, axes=axes, norm="forward") if inverse else scipy.fft.fftn(array, axes=axes)
+        done = (
+            scipy.fft.ifftn(array, axes=axes, norm="forward") if inverse else scipy.fft.fftn(array, axes=axes)
+        )
         array[...] = done
 
     def host_array(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -63,6 +66,9 @@ class Emulated:
         out[...] = array
 
     def synchronize(self) -> None:
+        pass
+
+    def free_unused(self) -> None:
         pass
 
 
@@ -92,7 +98,18 @@ def _library(source: str, macros: tuple[tuple[str, Any], ...]) -> ctypes.CDLL:
             code = Path(scratch) / "kernels.cpp"
             code.write_text(text)
             subprocess.run(
-                ["g++", "-std=c++17", "-O2", "-mfma", "-ffp-contract=off", "-shared", "-fPIC", "-o", f"{scratch}/k.so", str(code)],
+                [
+                    needs.program("g++"),
+                    "-std=c++17",
+                    "-O2",
+                    "-mfma",
+                    "-ffp-contract=off",
+                    "-shared",
+                    "-fPIC",
+                    "-o",
+                    f"{scratch}/k.so",
+                    str(code),
+                ],
                 check=True,
             )
             Path(scratch, "k.so").rename(built)
