@@ -21,7 +21,7 @@ from srctd.adapters.listing import Listing
 from srctd.arrivals import Arrival, Site
 from srctd.config import Config
 from srctd.copies import Copies
-from srctd.core.errors import HoldError, SourceChanged, SrctdError
+from srctd.core.errors import HoldError, ScanUnreadable, SourceChanged, SrctdError
 from srctd.core.grouping import sole_stem
 from srctd.core.lifecycle import Completed, Scan, SeenAgain, Status, Step, Superseded
 from srctd.core.scan import FileEntry, Manifest, SourceFiles, member_task, numbered, scan_id, task_name
@@ -274,13 +274,20 @@ def _is_text(name: str) -> bool:
 
 
 def _content(manifest: Manifest, started: str) -> str:
-    """Digest of the files; of one that is a scan by itself, or of a stack in company, the name does not count."""
+    """Digest of the files; of one that is a scan by itself, or of a stack in company, the name does not count.
+
+    Empty where one is no regular file any more: the scan is known by nothing, and held at SYNC with the sentence.
+    """
     # A stack whose header names it is the same scan before and after others join it in its folder.
     stem = os.path.splitext(manifest.opened)[0] or sole_stem([file.path for file in manifest.files])
     files = [
         (file.path.removeprefix(stem), f"{manifest.folder}/{file.path}", file.size) for file in manifest.files
     ]
-    return content_digest(files, started)
+    try:
+        return content_digest(files, started)
+    except ScanUnreadable as exc:
+        log.warning("scan.not_known_by_content", path=manifest.main, reason=exc.sentence)
+        return ""
 
 
 def _in_short(manifest: Manifest, arrival: Arrival) -> SourceFiles:

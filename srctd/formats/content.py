@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import xxhash
 
 from srctd.core.errors import StorageUnavailable
+from srctd.formats.files import opened
 
 SAMPLE_BYTES = 64 * 1024
 SAMPLES = 16
@@ -17,7 +18,8 @@ def content_digest(files: Sequence[tuple[str, str, int]], started: str) -> str:
     """32 hexadecimal digits of all names and sizes, the start time, and samples of up to 64 files.
 
     `files`: (name, absolute path, size in bytes). Names are those inside the scan, so that a copy has the same
-    digest. Raises `StorageUnavailable` for a file that cannot be read now, or ends before its size.
+    digest. Raises `StorageUnavailable` for a file that cannot be read now, or ends before its size, and
+    `ScanUnreadable` for what is no regular file.
     """
     ordered = sorted(files)
     digest = xxhash.xxh3_128()
@@ -40,18 +42,11 @@ def sample_offsets(size: int) -> list[int]:
 
 def _add_samples(digest: xxhash.xxh3_128, path: str, size: int) -> None:
     try:
-        number = os.open(
-            path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        )  # no pipe is waited for
+        with opened(path) as number:
+            for offset in sample_offsets(size):
+                piece = os.pread(number, min(SAMPLE_BYTES, size - offset), offset)
+                if len(piece) < min(SAMPLE_BYTES, size - offset):
+                    raise StorageUnavailable(f"{path} ends before the {size} bytes that were listed")
+                digest.update(piece)
     except OSError as exc:
         raise StorageUnavailable(f"{path} cannot be read now: {exc.strerror}") from exc
-    try:
-        for offset in sample_offsets(size):
-            piece = os.pread(number, min(SAMPLE_BYTES, size - offset), offset)
-            if len(piece) < min(SAMPLE_BYTES, size - offset):
-                raise StorageUnavailable(f"{path} ends before the {size} bytes that were listed")
-            digest.update(piece)
-    except OSError as exc:
-        raise StorageUnavailable(f"{path} cannot be read now: {exc.strerror}") from exc
-    finally:
-        os.close(number)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from srctd.core.errors import ScanUnreadable
+from srctd.formats.files import opened
 from srctd.formats.hdf5 import translated
 from srctd.formats.planes import LARGEST_SIDE
 
@@ -78,10 +79,10 @@ def read_header(path: str, image: int = 0) -> EdfHeader:
 def headers(path: str) -> Iterator[EdfHeader]:
     """The header of every image, up to the end of the file or the first image that is not whole."""
     position = 0
-    with translated(path), open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    with translated(path), opened(path) as number:
+        size = os.fstat(number).st_size
         for _ in range(MOST_IMAGES):
-            header = _parsed(path, _raw(path, file.fileno(), position), position)
+            header = _parsed(path, _raw(path, number, position), position)
             yield header
             position = _end(header)
             if position >= size:

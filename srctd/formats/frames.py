@@ -5,7 +5,6 @@ neither compressed nor tiled, whole pages of those that are.
 """
 
 import os
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +17,7 @@ from srctd.core.errors import ScanUnreadable
 from srctd.core.frames import FrameIndex, Segment
 from srctd.formats import tiff
 from srctd.formats.chunks import storage, unsound
+from srctd.formats.files import stream
 from srctd.formats.hdf5 import Source, translated
 from srctd.formats.planes import Plane, read_piece
 from srctd.formats.protocol import Kind
@@ -34,7 +34,8 @@ CHANGED = f"the file was changed; {AGAIN}"
 def read_index(path: str) -> FrameIndex:
     """An index file; raises `ScanUnreadable`, `StorageUnavailable`."""
     try:
-        index = msgspec.json.decode(Path(path).read_bytes(), type=FrameIndex)
+        with stream(path) as file:
+            index = msgspec.json.decode(file.read(), type=FrameIndex)
     except (OSError, msgspec.DecodeError) as exc:
         away = out_of_reach(path, exc)
         if away is not None:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srctd.core.errors import NotPermitted, ScanUnreadable, SrctdError
+from srctd.formats.files import opened
 from srctd.formats.reach import out_of_reach
 
 Node: TypeAlias = h5py.Group | h5py.Dataset
@@ -34,7 +35,9 @@ _LARGEST_LIST_BYTES = 128 << 20
 """Values; more is taken for a damaged header."""
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_WRITING, _SWMR = 1, 4
+_WRITING = 1
+_FOR_READERS = _WRITING | 4
+"""HDF5's mode of one writer and many readers."""
 _DEEPEST_LINK = 16
 
 
@@ -86,59 +89,52 @@ def _translate(path: str, exc: BaseException) -> SrctdError:
     )
 
 
-def open_file(path: str) -> h5py.File:
+def open_file(path: str, *, linked: bool = False) -> h5py.File:
     """Open for reading, without a lock; raises `ScanUnreadable`, `NotPermitted` or `StorageUnavailable`.
 
     The chunk cache is off: with it, HDF5 fetches every chunk whole, that is all rows of every frame for a few
-    rows wanted.
+    rows wanted. `linked`: an HDF5 link leads there, which has bounds of its own (`Source`), so that a symbolic link
+    in the file's place is followed.
     """
-    with translated(path):
-        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-            raise ScanUnreadable(f"{path} is a pipe or a device", hint="put the scan's file in its place")
-        with Path(path).open("rb") as raw:
-            size = raw.seek(0, 2)
-        if size == 0:
+    with translated(path), opened(os.path.realpath(path) if linked else path) as number:
+        if os.fstat(number).st_size == 0:
             raise ScanUnreadable(f"{path} is empty", hint="wait for the writer")
         if not h5py.is_hdf5(path):
             raise ScanUnreadable(
                 f"{path} is not an HDF5 file", hint="it is damaged, or of another format than its name says"
             )
         # A single writer with many readers marks the file, and the mark stays where such a writer has died.
-        return h5py.File(path, "r", locking=False, rdcc_nbytes=0, swmr=_written_for_readers(path))
+        swmr = (_consistency(number) or 0) & _FOR_READERS == _FOR_READERS
+        # HDF5 itself opens by name, not by a descriptor: links in the file count from the folder of that name.
+        file = h5py.File(path, "r", locking=False, rdcc_nbytes=0, swmr=swmr)
+        if not os.path.samestat(os.fstat(file.id.get_vfd_handle()), os.fstat(number)):
+            file.close()
+            raise ScanUnreadable(f"{path} was replaced while it was opened", hint="it is looked at again")
+        return file
 
 
 def open_for_writing(path: str) -> bool | None:
     """The superblock's consistency flag; None where the version of the format has none, or on error."""
-    flags = _consistency(path)
+    try:
+        with opened(path) as number:
+            flags = _consistency(number)
+    except (OSError, ScanUnreadable):
+        return None
     return None if flags is None else flags & _WRITING == _WRITING
 
 
 def has_signature(path: str) -> bool:
     """Whether a file begins as HDF5 does; true already while its writer has it open and nobody can read it."""
-    if not os.path.isfile(path):
-        return False
     try:
-        with Path(path).open("rb") as raw:
-            return raw.read(len(_SIGNATURE)) == _SIGNATURE
-    except OSError:
+        with opened(path) as number:
+            return os.pread(number, len(_SIGNATURE), 0) == _SIGNATURE
+    except (OSError, ScanUnreadable):
         return False
 
 
-def _written_for_readers(path: str) -> bool:
-    """Whether the file is, or was when its writer died, open in HDF5's mode of one writer and many readers."""
-    wanted = _WRITING | _SWMR
-    return (_consistency(path) or 0) & wanted == wanted
-
-
-def _consistency(path: str) -> int | None:
-    """Byte 11 of the superblock since version 2."""
-    if not os.path.isfile(path):  # whoever opens a pipe waits for ever
-        return None
-    try:
-        with Path(path).open("rb") as raw:
-            head = raw.read(12)
-    except OSError:
-        return None
+def _consistency(number: int) -> int | None:
+    """Byte 11 of the superblock since version 2. Raises `OSError`."""
+    head = os.pread(number, 12, 0)
     return head[11] if len(head) == 12 and head.startswith(_SIGNATURE) and head[8] >= 2 else None
 
 
@@ -253,13 +249,15 @@ class Source:
         return node
 
     def _require_contained(self, dataset: h5py.Dataset) -> None:
-        """Raise `ScanUnreadable` for values that HDF5 itself would fetch from where nothing may be read."""
+        """Raise `ScanUnreadable` for values that HDF5 itself would fetch from where nothing may be read, or from
+        what is no regular file.
+        """
         for name, _, _ in dataset.external or ():
             raise ScanUnreadable(
                 f"{self.path}: the values of {dataset.name} lie in {name}, which is no HDF5 file",
                 hint="write them into an HDF5 file; others are not read",
             )
-        if not dataset.is_virtual or "/" in self._linked_below:
+        if not dataset.is_virtual:
             return
         sources = {(source.file_name, source.dset_name) for source in dataset.virtual_sources()}
         for name, inner in sources:
@@ -286,7 +284,7 @@ class Source:
 
     def _open(self, path: str) -> h5py.File:
         if path not in self._files:
-            self._files[path] = open_file(path)
+            self._files[path] = open_file(path, linked=True)
         return self._files[path]
 
     def _collect(self, dataset: h5py.Dataset, found: dict[str, None], depth: int) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srctd.core.errors import ScanUnreadable
+from srctd.formats.files import opened
 
 LARGEST_SIDE = 100_000
 """Detector rows or columns; more is taken for a damaged header."""
@@ -46,13 +47,10 @@ def read_piece(path: str, plane: Plane, first: int, end: int) -> Rows:
 
 def read_bytes(path: str, offset: int, length: int) -> bytes:
     """A piece of a file; raises `CutShort` where it ends before."""
-    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with opened(path) as number:
         pieces = [os.pread(number, length, offset)]
         while (there := sum(map(len, pieces))) < length:  # Linux reads at most 2 GiB at once
             pieces.append(os.pread(number, length - there, offset + there))
             if not pieces[-1]:
                 raise CutShort(f"{path} ends within a frame", hint="wait for the writer, or copy it again")
-    finally:
-        os.close(number)
     return b"".join(pieces) if len(pieces) > 1 else pieces[0]

@@ -20,11 +20,12 @@ from srctd.core.layouts import FRAME_SUFFIXES, HEADER_SUFFIXES
 from srctd.core.roles import Choice, Layout, Named, counter_runs, places
 from srctd.core.scan import ScanHeader
 from srctd.core.tags import Tagged, TagValue
+from srctd.formats.files import regular
 from srctd.formats.hdf5 import translated
 from srctd.formats.planes import LARGEST_SIDE, MOST_FRAMES, Plane
 from srctd.formats.protocol import ReadOptions
 from srctd.formats.stack import StackScan, Taken
-from srctd.formats.stackfiles import Listing, StackFile, regular
+from srctd.formats.stackfiles import Listing, StackFile
 from srctd.formats.stackframes import Frame, camera_counters
 from srctd.formats.stackroles import Seen, Survey, examined
 from srctd.formats.tags import read_all
@@ -146,48 +147,48 @@ def find_raw(path: str, options: ReadOptions) -> "RawScan | None":
     None if there is none. Folders of many images are left at the first one of them.
     """
     with translated(path):
-        raw = _raw_at(os.path.abspath(path), options.links_into)
+        raw = _raw_at(os.path.abspath(path))
         if raw is None:
             return None
-        listing = _listing(raw, options.links_into)
+        listing = _listing(raw)
         return RawScan(listing, read_all(listing.folder, listing.headers, options), options)
 
 
-def _raw_at(path: str, links_into: str) -> str | None:
+def _raw_at(path: str) -> str | None:
     if os.path.isdir(path):
-        return _only_raw(path, links_into)
+        return _only_raw(path)
     stem, suffix = posixpath.splitext(path)
     if suffix.lower() == RAW_SUFFIX:
-        return path if regular(path, links_into) else None
+        return path if regular(path) else None
     if suffix.lower() not in HEADER_SUFFIXES:
         return None
     own = stem + RAW_SUFFIX
-    return own if regular(own, links_into) else _only_raw(os.path.dirname(path), links_into)
+    return own if regular(own) else _only_raw(os.path.dirname(path))
 
 
-def _only_raw(folder: str, links_into: str) -> str | None:
+def _only_raw(folder: str) -> str | None:
     found: str | None = None
     with os.scandir(folder) as entries:
         for entry in entries:
             suffix = posixpath.splitext(entry.name)[1].lower()
             if suffix not in FRAME_SUFFIXES or entry.name.startswith(".") or not printable(entry.name):
                 continue
-            if suffix != RAW_SUFFIX or found is not None or not regular(entry.path, links_into):
+            if suffix != RAW_SUFFIX or found is not None or not regular(entry.path):
                 return None
             found = entry.path
     return found
 
 
-def _listing(raw: str, links_into: str) -> Listing:
+def _listing(raw: str) -> Listing:
     """The raw file and the files beside it; where there are several raw files, those that bear its name."""
     folder, name = os.path.split(raw)
     stem = posixpath.splitext(name)[0]
-    alone = _only_raw(folder, links_into) == raw
+    alone = _only_raw(folder) == raw
     with os.scandir(folder) as entries:
         others = sorted(
             StackFile(entry.name, found.st_size)
             for entry in entries
-            if (found := regular(entry.path, links_into))
+            if (found := regular(entry.path))
             and not entry.name.startswith(".")
             and printable(entry.name)
             and posixpath.splitext(entry.name)[1].lower() not in FRAME_SUFFIXES

@@ -9,6 +9,7 @@ from srctd.core.errors import ScanUnreadable, SrctdError, TransientError
 from srctd.core.frames import FrameIndex, is_index
 from srctd.formats.dataexchange import find_dataexchange
 from srctd.formats.entries import Entries
+from srctd.formats.files import links_followed
 from srctd.formats.frames import FrameReader, read_index
 from srctd.formats.hdf5 import Source, open_for_writing, translated
 from srctd.formats.hdf5layouts import find_layout, reference_of
@@ -42,6 +43,11 @@ def index_scan(
     path: str, entry: str = "", *, options: ReadOptions = SHIPPED, incomplete: bool = False, member: int = 0
 ) -> FrameIndex:
     """Where every frame lies; raises as `open_scan` does."""
+    with links_followed(options.links_into):
+        return _indexed(path, entry, options, incomplete, member)
+
+
+def _indexed(path: str, entry: str, options: ReadOptions, incomplete: bool, member: int) -> FrameIndex:
     stack = _find_frame_files(path, options)
     if stack is not None:
         return stack.index(incomplete=incomplete, member=member)
@@ -59,6 +65,11 @@ def index_scan(
 
 def probe(path: str, options: ReadOptions = SHIPPED) -> Probe:
     """Look at a scan that may still be written; never raises for what the file's content may be."""
+    with links_followed(options.links_into):
+        return _probed(path, options)
+
+
+def _probed(path: str, options: ReadOptions) -> Probe:
     try:
         stack = _find_frame_files(path, options)
         if stack is not None:

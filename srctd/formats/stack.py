@@ -40,7 +40,7 @@ def find_stack(path: str, options: ReadOptions) -> "StackScan | None":
     A log that announces projections is enough: the frames may be still to come. Files of bare pixels are no stack.
     """
     with translated(path):
-        listing = list_stack(path, options.links_into)
+        listing = list_stack(path)
         if listing is None or any(file.name.lower().endswith(".raw") for file in listing.frames):
             return None
         scan = StackScan(listing, read_all(listing.folder, listing.headers, options), options)

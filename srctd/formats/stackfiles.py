@@ -2,12 +2,12 @@
 
 import os
 import posixpath
-import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from srctd.core.grouping import printable
 from srctd.core.layouts import FRAME_SUFFIXES, HEADER_SUFFIXES, ROLE_FOLDER, TEXT_SUFFIXES
+from srctd.formats.files import regular
 
 DEEPEST = 4
 """Levels of folders below the scan's own, each named by a role."""
@@ -39,21 +39,20 @@ class Listing(NamedTuple):
         return sorted(names, key=lambda name: (name.count("/"), name))[:MOST_HEADERS]
 
 
-def list_stack(path: str, links_into: str = "") -> Listing | None:
+def list_stack(path: str) -> Listing | None:
     """The files of the stack at a path: its folder, or the header file of one among several; None if it is neither.
 
     Of a folder in which several header files have frames of their own, a stack is what begins like its header's
-    name and like no longer one. `links_into`: as `regular` has it. Raises `OSError` where the folder cannot be
-    listed.
+    name and like no longer one. Raises `OSError` where the folder cannot be listed.
     """
     path = os.path.abspath(path)
     if os.path.isdir(path):
-        return _listing(path, os.path.basename(path), list(_walk(path, "", DEEPEST, links_into)))
+        return _listing(path, os.path.basename(path), list(_walk(path, "", DEEPEST)))
     stem, suffix = posixpath.splitext(os.path.basename(path))
     if suffix.lower() not in HEADER_SUFFIXES or not os.path.isfile(path):
         return None
     folder = os.path.dirname(path)
-    files = list(_walk(folder, "", DEEPEST, links_into))
+    files = list(_walk(folder, "", DEEPEST))
     stems = _stems(files)
     owned = [file for file in files if _owner(file.name, stems) == stem]
     if any(_suffix(file.name) in FRAME_SUFFIXES for file in owned):
@@ -69,7 +68,7 @@ def _listing(folder: str, name: str, files: list[StackFile]) -> Listing:
     return Listing(folder, name, tuple(sorted(frames)), tuple(sorted(others)))
 
 
-def _walk(top: str, inside: str, levels: int, links_into: str) -> Iterator[StackFile]:
+def _walk(top: str, inside: str, levels: int) -> Iterator[StackFile]:
     """Files of a folder and of those below it that are named by a role; hidden ones are left out."""
     with os.scandir(os.path.join(top, inside)) as entries:
         for entry in entries:
@@ -78,27 +77,11 @@ def _walk(top: str, inside: str, levels: int, links_into: str) -> Iterator[Stack
                 continue
             if entry.is_dir(follow_symlinks=False):
                 if levels and ROLE_FOLDER.fullmatch(entry.name):
-                    yield from _walk(top, name, levels - 1, links_into)
+                    yield from _walk(top, name, levels - 1)
                 continue
-            found = regular(entry.path, links_into)
+            found = regular(entry.path)
             if found is not None:
                 yield StackFile(name, found.st_size)
-
-
-def regular(path: str, links_into: str = "") -> os.stat_result | None:
-    """Size and times of a regular file; None for all else: whoever opens a pipe waits for ever.
-
-    A symbolic link is followed into the folder `links_into` alone: anyone may have made one that leads elsewhere.
-    """
-    try:
-        found = os.lstat(path)
-        if links_into and stat.S_ISLNK(found.st_mode):
-            path = os.path.realpath(path)
-            if path.startswith(f"{os.path.realpath(links_into)}/"):
-                found = os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):  # renamed since it was listed, or a link to nowhere
-        return None
-    return found if stat.S_ISREG(found.st_mode) else None
 
 
 def _stems(files: list[StackFile]) -> list[str]:

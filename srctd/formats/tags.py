@@ -16,6 +16,7 @@ import msgspec
 from srctd.core.errors import ScanUnreadable
 from srctd.core.tags import CANONICAL, Canonical, Tagged, TagValue
 from srctd.formats import edf
+from srctd.formats.files import opened
 from srctd.formats.hdf5 import translated
 from srctd.formats.protocol import ReadOptions
 from srctd.formats.tagsyntax import LONGEST_LINE, Item, NotThatSyntax, items, searched, value_and_unit
@@ -99,11 +100,11 @@ def read_all(folder: str, names: Iterable[str], options: ReadOptions) -> tuple[T
 
 def _ends(path: str) -> tuple[bytes, bytes]:
     """The whole of a file and nothing, or its two ends, cut at line breaks."""
-    with translated(path), open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    with translated(path), opened(path) as number:
+        size = os.fstat(number).st_size
         if size <= 2 * PART:
-            return file.read(2 * PART), b""
-        head, tail = os.pread(file.fileno(), PART, 0), os.pread(file.fileno(), PART, size - PART)
+            return os.pread(number, 2 * PART, 0), b""
+        head, tail = os.pread(number, PART, 0), os.pread(number, PART, size - PART)
     return head[: head.rfind(b"\n") + 1] or head, tail[tail.find(b"\n") + 1 :]
 
 

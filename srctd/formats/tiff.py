@@ -21,6 +21,7 @@ import numpy as np
 import tifffile
 
 from srctd.core.errors import ScanUnreadable
+from srctd.formats.files import opened, stream
 from srctd.formats.planes import LARGEST_FRAME, LARGEST_SIDE, CutShort, Plane, Rows, read_piece
 from srctd.formats.reach import out_of_reach
 
@@ -111,8 +112,8 @@ class _File:
 
 def planes(path: str) -> tuple[Plane, ...]:
     """Every page of a file; raises `CutShort` where it ends too early, `ScanUnreadable` for what is no frame."""
-    with open(path, "rb", buffering=0) as raw:
-        file = _File(path, raw.fileno())
+    with opened(path) as number:
+        file = _File(path, number)
         return tuple(_plane(file, tags, number) for number, tags in enumerate(_directories(file)))
 
 
@@ -133,9 +134,9 @@ def pages_rows(path: str, pages: Sequence[Plane], wanted: range, first: int, end
         for page in wanted:
             yield read_piece(path, pages[page], first, end)
         return
-    with _decoding(path):
-        file = tifffile.TiffFile(path)
-    with file:
+    with stream(path) as raw:
+        with _decoding(path):
+            file = tifffile.TiffFile(raw)
         for page in wanted:
             with _decoding(f"{path} page {page}"):
                 decoded = file.pages[page].asarray()

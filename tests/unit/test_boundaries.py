@@ -13,7 +13,7 @@ from scan_files import COLUMNS, KEYS, ROWS, frame_values, write_nxtomo
 
 from srctd.adapters import sync
 from srctd.adapters.listing import Listing
-from srctd.core.errors import DigestMismatch, ScanUnreadable, StorageUnavailable
+from srctd.core.errors import DigestMismatch, ScanUnreadable
 from srctd.core.scan import FileEntry, Manifest
 from srctd.formats import open_scan, probe
 from srctd.formats.content import content_digest
@@ -282,5 +282,5 @@ def test_links_to_a_file_with_another_name_are_refused():
 @pytest.mark.timeout(20)
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.h5")
-    with pytest.raises(StorageUnavailable):
+    with pytest.raises(ScanUnreadable, match=r"a\.h5 is no regular file but a pipe"):
         content_digest([("a.h5", str(tmp_path / "a.h5"), 10)], "")

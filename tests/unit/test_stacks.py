@@ -619,4 +619,4 @@ def test_an_hdf5_file_that_is_a_pipe_or_leads_to_one(tmp_path):
     os.mkfifo(tmp_path / "pipe.nxs")
     write_nxtomo(tmp_path / "scan.nxs", data=h5py.ExternalLink("pipe.nxs", "/data"))
     for name in ("pipe.nxs", "scan.nxs"):
-        assert "pipe.nxs is a pipe or a device" in probe(str(tmp_path / name)).problem
+        assert "pipe.nxs is no regular file but a pipe" in probe(str(tmp_path / name)).problem

@@ -16,6 +16,7 @@ from srctd.adapters.sync.options import FullSpeed, Pace
 from srctd.adapters.sync.trouble import reading
 from srctd.core.errors import ScanUnreadable, SourceChanged, SrctdError
 from srctd.core.scan import BLOCK_BYTES, FileEntry
+from srctd.formats.files import open_regular
 
 CHUNK_BYTES = 1 << 20
 """Read at once: it is digested while the processor's cache still holds it, and a copy pauses or ends after it."""
@@ -48,7 +49,7 @@ class Ahead(NamedTuple, Generic[T]):
 
 
 class Source:
-    """The folder of a scan. No link is followed on the way to a file, and no FIFO waited for.
+    """The folder of a scan. No link is followed on the way to a file, and nothing but a regular file opened.
 
     The folder of the last file stays open: a stack has thousands in one.
     """
@@ -72,15 +73,8 @@ class Source:
         """A descriptor of a regular file; the caller closes it."""
         path = self.path(name)
         parent, _, last = name.rpartition("/")
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         with reading(path):
-            descriptor = os.open(last, flags, dir_fd=self._enter(parent))
-            try:
-                _require_regular(os.fstat(descriptor), path)
-            except (OSError, SrctdError):
-                os.close(descriptor)
-                raise
-        return descriptor
+            return open_regular(path, last, self._enter(parent))
 
     def check(self, file: FileEntry) -> None:
         """Raise `SourceChanged` if a file is not, any more, what the listing saw."""
