@@ -106,7 +106,7 @@ class Site:
 
     @property
     def follows(self) -> bool:
-        """Whether scans are copied while they are acquired."""
+        """Whether scans are copied before their verdict."""
         return self.root.copy_while_acquiring and not self.in_place
 
     def groups(self) -> list[Listed]:

@@ -81,7 +81,7 @@ class Entrance:
     async def copy_ahead(self, arrival: Arrival, site: Site) -> None:
         """Only the settle time is awaited: end the copy meanwhile."""
         path = arrival.path
-        if arrival.copied_ahead or site.in_place:
+        if arrival.copied_ahead or not site.follows:
             return
         manifest = await asyncio.to_thread(_manifest, site.listing, arrival)
         if manifest is not None:

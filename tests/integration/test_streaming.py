@@ -187,5 +187,6 @@ def test_nothing_is_copied_early_where_that_is_not_wanted(tmp_path: Path) -> Non
             assert not (site.shared / "visitors").exists()
             detector.go_on()
         finished(site, detector.path)
+        assert [line["ahead"] for line in told(site, "copy.ended")] == [False]
         assert told(site, "copy.ended")[-1]["left"] > 100 * FRAME_BYTES
         assert site.stop() == 0
