@@ -72,7 +72,7 @@ class WatchSection(Section, frozen=True, kw_only=True):
     usable_hole_deg: float = Usable().hole_deg
     """Widest gap between angles of an incomplete scan that is taken."""
     copy_while_acquiring: bool = True
-    """Copy, while the detector writes the rest, what does not change any more; if not, nothing before the verdict."""
+    """Copy, while the detector writes the rest, what does not change any more; else nothing before the verdict."""
     copy_megabytes_per_second: float = 0.0
     """Most that is read from this root for copies, 1e6 bytes per second; 0: no limit."""
     io_priority: Literal["normal", "low", "idle"] = "low"
