@@ -284,7 +284,10 @@ class Source:
 
     def _open(self, path: str) -> h5py.File:
         if path not in self._files:
-            self._files[path] = open_file(path, linked=True)
+            try:
+                self._files[path] = open_file(path, linked=True)
+            except ScanUnreadable as exc:
+                raise ScanUnreadable(f"{self.path} leads to another file: {exc}", hint=exc.hint) from exc
         return self._files[path]
 
     def _collect(self, dataset: h5py.Dataset, found: dict[str, None], depth: int) -> None:
