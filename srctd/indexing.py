@@ -1,6 +1,5 @@
 """Where the frames of a scan's copy lie, also where its files are called otherwise than the scan's own."""
 
-import asyncio
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from srctd.formats.protocol import ReadOptions
 from srctd.results import Synced
 from srctd.services import Work
 from srctd.taskfolder import stored
+from srctd.threads import at_storage
 
 
 async def index_copy(work: Work, synced: Synced) -> FrameIndex:
@@ -27,7 +27,7 @@ async def index_copy(work: Work, synced: Synced) -> FrameIndex:
     read by links that bear those.
     """
     holder = work.task_folder.with_name(work.scan.leader_task)
-    copy = await asyncio.to_thread(sync.published, holder)
+    copy = await at_storage(sync.published, holder)
     options = work.services.config.read_options(work.scan.root)
     options = msgspec.structs.replace(options, linked_below=(*options.linked_below, str(holder / sync.INPUT)))
     if copy is None or not any(file.stored for file in copy.files):

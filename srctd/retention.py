@@ -31,6 +31,7 @@ from srctd.freeing import Freeing
 from srctd.intake import Intake
 from srctd.services import Services
 from srctd.taskfolder import task_folder
+from srctd.threads import at_storage
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -334,10 +335,10 @@ class Retention:
         wanted = await self._spare(leader, manifest, gone)
         if not candidate.begun:
             await asyncio.to_thread(removal.require_removable, wanted, candidate.root)
-        await asyncio.to_thread(services.storage.require, 0, 0, f"the copy of {leader.id}")
+        await at_storage(services.storage.require, 0, 0, f"the copy of {leader.id}")
         with self._damage_told(leader) as holder:
-            proven = await asyncio.to_thread(_recorded, holder, services.storage.path, manifest)
-            lying = await asyncio.to_thread(removal.copy_as_it_lies, proven, holder, sync.INPUT)
+            proven = await at_storage(_recorded, holder, services.storage.path, manifest)
+            lying = await at_storage(removal.copy_as_it_lies, proven, holder, sync.INPUT)
         return _Sources(wanted, proven, lying)
 
     async def _prove_copy(self, leader: Scan, found: _Sources) -> None:

@@ -87,8 +87,14 @@ class Room:
         """
         if exc.needs or exc.of_files:
             return exc
+        _, free, _, files = await at_storage(self._storage.measure)
+        if files is not None and files < await at_storage(self._files_before, scan, []):
+            return NoSpace(
+                f"{exc}, as {files} inodes are free there",
+                hint="remove files there; it then goes on by itself",
+                of_files=True,
+            )
         left = _total(self._left_of(scan)) + self._config.storage.reserve_bytes
-        free = (await at_storage(self._storage.measure)).free
         needs = max(with_margin(left), with_margin(free) + LEAST_RISE)
         return NoSpace(str(exc), hint="make room there; it then goes on by itself", needs=needs)
 

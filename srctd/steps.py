@@ -113,17 +113,14 @@ async def _named(work: Work, manifest: Manifest) -> tuple[Work, Manifest | None]
     """The copy that has the scan's name, if there is one; before that, a name that no other scan's copy has.
 
     Names are unique within a daemon, but several may share a storage: of two that begin a scan of one name in the
-    same second, the second takes another. Not so where a copy of these very files was altered.
+    same second, the second takes another. What has the name stays as it is, whoever made it: paths do not tell, for
+    the disks of several detectors may be mounted at the same place, each on its machine.
     """
     while True:
         final = work.task_folder
         proven = await at_storage(sync.published, final)
         if proven is None or work.scan.leader or _same_files(proven, manifest):
             return work, proven
-        if proven.main == manifest.main:
-            raise DigestMismatch(
-                f"{final} exists and is not the copy of this scan", hint="move it away, then release the scan"
-            )
         work = replace(work, scan=await work.services.rename(work.scan.id))
 
 

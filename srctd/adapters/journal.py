@@ -40,6 +40,8 @@ BUSY_SECONDS = 5.0
 LARGEST_RESULT_BYTES = 4096
 """Results beyond this stay out of the events; the steps have them."""
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
 _CLOCK = (
     "CREATE TABLE IF NOT EXISTS clock"
     " (id INTEGER PRIMARY KEY CHECK (id = 1), wall REAL NOT NULL, running REAL NOT NULL, boot TEXT NOT NULL) STRICT"
@@ -100,7 +102,10 @@ class OutboxRow(NamedTuple):
 
 def read_clocks() -> clock.Reading:
     """What the clocks of this machine say now."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    try:
+        boot = BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:  # a service may be kept from what is below /proc/sys
+        boot = ""
     return clock.Reading(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), boot)
 
 

@@ -19,7 +19,7 @@ class Reading(NamedTuple):
     running: float
     """Seconds since the machine was started; it may have slept meanwhile."""
     boot: str
-    """Which start that was."""
+    """Which start that was; empty: not known, and taken for another one."""
 
 
 def set_by(before: Reading, now: Reading) -> float:
@@ -27,6 +27,6 @@ def set_by(before: Reading, now: Reading) -> float:
 
     Over another start of the machine nothing tells for how long it was off: that time counts as set.
     """
-    ran = now.running - before.running if now.boot == before.boot else 0.0
+    ran = now.running - before.running if now.boot == before.boot != "" else 0.0
     jump = now.wall - before.wall - ran
     return jump if abs(jump) > UNNOTICED_SECONDS else 0.0

@@ -6,6 +6,8 @@ later: so the use is asked several times, and what is written is reckoned from h
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
+from statistics import median
 from typing import NamedTuple
 
 MEANINGFUL = 0.25
@@ -24,10 +26,14 @@ class Sample(NamedTuple):
 
 
 def freed(before: Sample, after: Sequence[Sample]) -> float:
-    """Bytes that were freed at most between a sample and those after it, in order."""
-    first, last = after[0], after[-1]
-    grown, seconds = last.used - first.used, last.at - first.at
-    rate = grown / seconds if grown > 0 and seconds > 0 else 0.0
+    """Bytes that were freed between a sample and those after it, in order, where all else went on as afterwards.
+
+    The median of the rates afterwards is what was written: what is freed later shows in one of them.
+    """
+    rates = [
+        (later.used - one.used) / (later.at - one.at) for one, later in pairwise(after) if later.at > one.at
+    ]
+    rate = max(0.0, median(rates)) if rates else 0.0
     return max(before.used - sample.used + rate * (sample.at - before.at) for sample in after)
 
 

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,7 +15,7 @@ from factories import a_manifest, a_scan, a_source
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from srctd.adapters.journal import Journal, OutboxObject
+from srctd.adapters.journal import Journal, OutboxObject, read_clocks
 from srctd.core.clock import Reading
 from srctd.core.errors import JournalError
 from srctd.core.lifecycle import (
@@ -493,6 +494,17 @@ def test_a_clock_that_starts_wrong_and_is_put_right_makes_nothing_older(aging: A
     aging.scan("during")
     aging.clocks.run(1, set_by=47)
     assert aging.ages() == {"before": 6, "during": 1}, "for how long it was off nothing tells"
+
+
+def test_where_it_is_not_known_which_start_it_is_nothing_gets_older(
+    aging: Aging, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("srctd.adapters.journal.BOOT_ID", tmp_path / "hidden" / "boot_id")
+    aging.clocks.now = read_clocks()
+    assert aging.clocks.now.boot == ""
+    aging.scan("a")
+    aging.clocks.run(30)
+    assert aging.ages() == {"a": 0}
 
 
 def test_a_restart_of_the_daemon_alone_makes_nothing_younger(aging: Aging) -> None:

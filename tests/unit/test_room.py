@@ -194,6 +194,27 @@ def test_more_files_than_can_be_made_are_no_room(tmp_path: Path) -> None:
     stage.play(scenario)
 
 
+def test_where_no_file_could_be_made_in_the_middle_files_are_waited_for(tmp_path: Path) -> None:
+    scan = many_files("s", 500, check=checked(MB, MB), sync=held(Step.SYNC, 0))
+    stage = Stage(tmp_path, 900 * MB, scan)
+    needed = 500 + RESULT_FILES
+
+    async def scenario() -> None:
+        stage.disk.files = 3
+        met = await stage.room.met(scan, NoSpace("a cannot be written: No space left on device"))
+        assert met.sentence == (
+            "a cannot be written: No space left on device, as 3 inodes are free there "
+            "(remove files there; it then goes on by itself)"
+        )
+        assert (met.needs, met.of_files) == (0, True)
+        stage.disk.files = needed - 1
+        assert not await stage.room.may_go_on(scan, met.needs)
+        stage.disk.files = needed
+        assert await stage.room.may_go_on(scan, met.needs)
+
+    stage.play(scenario)
+
+
 def test_what_lacks_files_goes_on_when_so_many_can_be_made(tmp_path: Path) -> None:
     scan = many_files("s", 500, check=held(Step.CHECK, 0))
     stage = Stage(tmp_path, 900 * MB, scan)
