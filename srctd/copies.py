@@ -15,7 +15,6 @@ from typing import Literal, NamedTuple
 
 import structlog
 
-from srctd import parts
 from srctd.adapters import sync
 from srctd.adapters.ownership import Ownership
 from srctd.adapters.pace import Paces
@@ -28,6 +27,7 @@ from srctd.core.settling import Settled
 from srctd.core.space import RESULT_FILES
 from srctd.growing import Arriving, Growing
 from srctd.meter import Figures, Meter, Stop
+from srctd.parts import PartFolders, open_part
 from srctd.threads import at_storage
 
 log = structlog.get_logger()
@@ -43,8 +43,7 @@ class Place(NamedTuple):
 
     storage: SharedStorage
     ownership: Ownership
-    identity: str
-    """Of this daemon, by which it knows the folders that it made."""
+    parts: PartFolders
 
 
 class Copies:
@@ -70,7 +69,7 @@ class Copies:
 
     def follow(self, arriving: Arriving, settled: Settled) -> None:
         """Copy what has settled of a scan that is being acquired."""
-        copy = self._of(arriving.scan, arriving.folder, arriving.part, arriving.owner)
+        copy = self._of(arriving.scan, arriving.folder, arriving.owner)
         copy.lost_at = None
         copy.expected_bytes = arriving.expected_bytes
         copy.take(settled)
@@ -79,9 +78,9 @@ class Copies:
             copy.ends = None
             copy.task = self._work.start(self._follow(arriving.scan, copy))
 
-    def begin(self, scan: str, manifest: Manifest, part: Path, owner: Owner) -> None:
+    def begin(self, scan: str, manifest: Manifest, owner: Owner) -> None:
         """End a scan's copy ahead, unless that is under way or done already."""
-        copy = self._of(scan, manifest.folder, part, owner)
+        copy = self._of(scan, manifest.folder, owner)
         if copy.ends is not None and copy.ends.same_files(manifest):
             return
         copy.cancel()
@@ -128,9 +127,9 @@ class Copies:
         await asyncio.gather(*(self._work.remove(copy.part) for copy in following))
         return bool(following)
 
-    async def copy(self, scan: str, manifest: Manifest, part: Path, owner: Owner) -> Manifest:
+    async def copy(self, scan: str, manifest: Manifest, owner: Owner) -> Manifest:
         """The finished copy of a scan: the one that was ended ahead, if it is of these very files, or else now."""
-        copy = self._of(scan, manifest.folder, part, owner)
+        copy = self._of(scan, manifest.folder, owner)
         copy.entered = True
         ended = copy.task if copy.ends is not None and copy.ends.same_files(manifest) else None
         if ended is None:
@@ -169,14 +168,13 @@ class Copies:
         """
         while True:
             try:
-                found = await at_storage(parts.mine, self._place.storage.path, self._place.identity)
+                found = await at_storage(self._place.parts.left)
                 break
             except SrctdError as exc:
                 log.info("copy.not_swept", reason=exc.sentence)
                 await asyncio.sleep(SWEEP_SECONDS)
         claimed = claims()
-        for part in found:
-            scan = parts.scan_of(part)
+        for scan, part in found.items():
             if scan in self._copies:
                 continue
             if claimed(scan):
@@ -258,10 +256,10 @@ class Copies:
             raise
 
     def _claimed(self, copy: Growing, options: sync.CopyOptions) -> sync.CopyOptions:
-        """Make the folder of a copy, or see that it is this daemon's; how its files are handed over."""
+        """Make the folder of a copy, or go on in it; how its files are handed over."""
         belonging = self._place.ownership.of(copy.owner)
         self._place.storage.make_account(copy.part.parent.name, belonging.give_own)
-        parts.claim(copy.part, self._place.identity)
+        open_part(copy.part)
         return replace(options, give=belonging.give)
 
     def _promised_to_others(self, copy: Growing) -> int:
@@ -276,6 +274,7 @@ class Copies:
                 copy.stop.preempted = True
                 copy.stop.event.set()
 
-    def _of(self, scan: str, folder: str, part: Path, owner: Owner) -> Growing:
+    def _of(self, scan: str, folder: str, owner: Owner) -> Growing:
         self._left.pop(scan, None)
+        part = self._place.parts.of(owner.account, scan)
         return self._copies.setdefault(scan, Growing(part, folder, owner))

@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 import structlog
 
-from srctd import parts
 from srctd.adapters import sync
 from srctd.adapters.catalog import Catalog, CatalogSettings
 from srctd.adapters.children import Children, ChildSpec
@@ -45,6 +44,7 @@ from srctd.formats.layouts import load_layouts
 from srctd.formats.tagtables import load_tables
 from srctd.intake import Intake
 from srctd.messages import Messages
+from srctd.parts import PartFolders, identity
 from srctd.releases import Releases
 from srctd.retention import Retention
 from srctd.room import Room
@@ -114,9 +114,10 @@ class Daemon:
         storage = SharedStorage(config.storage.shared, str(state / "storage"), config.space.thresholds)
         ownership = Ownership(config.ownership)
         log.info("daemon.ownership", sentence=ownership.check(config.storage.shared))
-        room = Room(config, storage, lambda: self.engine.scans.values())
+        parts = PartFolders(config.storage.shared, identity(state))
+        room = Room(config, storage, parts, lambda: self.engine.scans.values())
         self._paces = Paces(config.watch, config.daemon.copies_at_once, config.storage.shared)
-        place = Place(storage, ownership, parts.identity(state))
+        place = Place(storage, ownership, parts)
         copies = Copies(config, place, self._paces, room.promised)
         # A mistake in a table is named now, not at the first scan that needs it.
         load_tables(config.formats.tags_directory)
@@ -132,6 +133,7 @@ class Daemon:
             room=room,
             ownership=ownership,
             copies=copies,
+            parts=parts,
             remote=remote_host(config),
             manifest=self._manifest,
             rename=lambda scan: self.engine.rename(scan),

@@ -30,7 +30,7 @@ from srctd.engine import Engine
 from srctd.formats.content import content_digest
 from srctd.growing import Arriving
 from srctd.messages import Messages
-from srctd.taskfolder import owner_of, part_folder, task_folder
+from srctd.taskfolder import owner_of, task_folder
 from srctd.threads import at_storage
 
 log = structlog.get_logger()
@@ -72,9 +72,9 @@ class Entrance:
         if wanted == "all":
             settling.again()
         with suppress(HoldError):  # no such account: the scan will be held at LOGIN, with the sentence
-            part, owner = part_folder(self._config, path, scan), owner_of(path, self._config.accounts)
+            owner = owner_of(path, self._config.accounts)
             expected = max(arrival.expected_bytes, arrival.bytes)
-            arriving = Arriving(scan, arrival.listed.folder, part, owner, expected)
+            arriving = Arriving(scan, arrival.listed.folder, owner, expected)
             self._copies.follow(arriving, settling.take())
             arrival.scan = scan
 
@@ -88,8 +88,7 @@ class Entrance:
             arrival.copied_ahead = True
             scan = self._scan_at(path)
             with suppress(HoldError):  # no such account: the scan will be held at LOGIN, with the sentence
-                part, owner = part_folder(self._config, path, scan), owner_of(path, self._config.accounts)
-                self._copies.begin(scan, manifest, part, owner)
+                self._copies.begin(scan, manifest, owner_of(path, self._config.accounts))
                 arrival.scan = scan
 
     def changed(self, path: str) -> None:

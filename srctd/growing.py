@@ -17,7 +17,6 @@ class Arriving(NamedTuple):
     scan: str
     folder: str
     """What the names of its files count from."""
-    part: Path
     owner: Owner
     expected_bytes: int
     """Of all files when it is complete, as far as somebody said so; else what is there."""

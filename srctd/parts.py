@@ -1,19 +1,16 @@
-"""The hidden folders on shared storage in which copies grow: whose they are, and which nobody needs any more.
+"""The hidden folders on shared storage in which copies grow, and which of them nobody needs any more.
 
-Several daemons may share a storage. Each leaves its identity in the folders it makes, and touches no others.
+Several daemons may share a storage, and where their detectors have the same path, each on its machine, they call
+their scans alike. Each has its identity in the names of its folders, and touches no others.
 """
 
-import errno
+import glob
 import os
-import uuid
+import secrets
 from contextlib import suppress
 from pathlib import Path
 
 from srctd.adapters import sync
-from srctd.core.errors import HoldError
-
-OWNER = ".owner.part"
-"""Goes when the finished folder appears (`sync.publish` sweeps what is called so)."""
 
 
 def identity(state_directory: Path) -> str:
@@ -22,45 +19,40 @@ def identity(state_directory: Path) -> str:
     with suppress(FileNotFoundError):
         if known := path.read_text(encoding="ascii").strip():
             return known
-    made = uuid.uuid4().hex
+    made = secrets.token_hex(6)
     sync.write_atomic(path, made.encode())
     return made
 
 
-def claim(part: Path, owner: str) -> None:
-    """Make a part, or go on in one that this daemon made; raises `HoldError` for another daemon's.
+class PartFolders:
+    """The folders of one daemon."""
+
+    def __init__(self, shared: str, identity: str) -> None:
+        """`shared`: the folder with all accounts'."""
+        self._shared = Path(shared)
+        self._suffix = f".{identity}.part"
+
+    def of(self, account: str, scan: str) -> Path:
+        """Where the copy of a scan grows, beside its task folder."""
+        return self._shared / account / f".{scan}{self._suffix}"
+
+    def left(self) -> dict[str, Path]:
+        """All that are there and not finished, by the identifiers of their scans."""
+        try:
+            found = [*self._shared.glob(f"*/.*{glob.escape(self._suffix)}")]
+        except OSError as exc:
+            raise sync.storage_error(exc, f"{self._shared} cannot be looked through") from exc
+        return {part.name.removeprefix(".").removesuffix(self._suffix): part for part in found}
+
+
+def open_part(part: Path) -> None:
+    """Make a part, or go on in it.
 
     Until it appears under its name only the daemon's user may enter it: what is in it belongs to the scan's user
-    already, who could put links there for the daemon to write through.
+    already, who could put links there for the daemon to write through. Raises `HoldError` where a link has the
+    part's name, and the errors of storage.
     """
-    found = _owner(part) or _made_by(part, owner)
-    if found != owner:
-        raise HoldError(
-            f"{part} is the unfinished copy of another srctd, with the identity {found}",
-            hint="if that one is gone for good, remove the folder, then release the scan",
-        )
-    _close_to_others(part)
-
-
-def _made_by(part: Path, owner: str) -> str:
-    """Make a part that has no owner; return who has it then, because another daemon may do so at the same time."""
-    made = part.with_name(f"{part.name}-{owner}")
-    sync.make_folder(made, top=part.parent)
-    sync.write_atomic(made / OWNER, owner.encode())
-    try:
-        made.rename(part)
-    except OSError as exc:
-        if exc.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-            raise sync.storage_error(exc, f"{part} cannot be made") from exc
-        sync.remove_folder(made)
-        if found := _owner(part):
-            return found
-        sync.write_atomic(part / OWNER, owner.encode())
-    return owner
-
-
-def _close_to_others(part: Path) -> None:
-    """Raises `HoldError` where a link has the part's name, and the errors of storage."""
+    sync.make_folder(part, top=part.parent)
     try:
         folder = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -70,26 +62,3 @@ def _close_to_others(part: Path) -> None:
             os.close(folder)
     except OSError as exc:
         raise sync.storage_error(exc, f"{part} cannot be closed to others") from exc
-
-
-def mine(shared: str, owner: str) -> list[Path]:
-    """All parts that a daemon has made and not finished."""
-    try:
-        return [part for part in Path(shared).glob("*/.*.part") if _owner(part) == owner]
-    except OSError as exc:
-        raise sync.storage_error(exc, f"{shared} cannot be looked through") from exc
-
-
-def scan_of(part: Path) -> str:
-    """The identifier of the scan whose copy grows in a part."""
-    return part.name.removeprefix(".").removesuffix(".part")
-
-
-def _owner(part: Path) -> str:
-    """The identity of the daemon that made a part; empty if there is none."""
-    try:
-        return (part / OWNER).read_text(encoding="ascii").strip()
-    except (FileNotFoundError, NotADirectoryError):
-        return ""
-    except OSError as exc:
-        raise sync.storage_error(exc, f"{part / OWNER} cannot be read") from exc

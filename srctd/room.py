@@ -18,8 +18,9 @@ from srctd.config import Config
 from srctd.core.errors import HoldError, NoSpace
 from srctd.core.lifecycle import Scan, Status, Step
 from srctd.core.space import RESULT_FILES, Grade, with_margin
+from srctd.parts import PartFolders
 from srctd.results import Checked
-from srctd.taskfolder import part_folder, task_folder
+from srctd.taskfolder import owner_of, task_folder
 from srctd.threads import at_storage
 
 BLOCK = 512
@@ -38,10 +39,17 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 class Room:
     """Promises of space, made in the event loop, one after the other."""
 
-    def __init__(self, config: Config, storage: SharedStorage, scans: Callable[[], Iterable[Scan]]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        storage: SharedStorage,
+        parts: PartFolders,
+        scans: Callable[[], Iterable[Scan]],
+    ) -> None:
         """`scans`: all that there are, now."""
         self._config = config
         self._storage = storage
+        self._parts = parts
         self._scans = scans
         self._claims: dict[str, Claim] = {}
         self._one_at_a_time = asyncio.Lock()
@@ -157,14 +165,16 @@ class Room:
 
     def _made(self, scan: Scan) -> int:
         with suppress(HoldError):
-            part = part_folder(self._config, scan.path, scan.id)
-            return sum(len(names) for _, _, names in os.walk(part))
+            return sum(len(names) for _, _, names in os.walk(self._part(scan)))
         return 0
 
     def _copied(self, scan: Scan) -> int:
         with suppress(HoldError):  # without an account it is not copied
-            return allocated(part_folder(self._config, scan.path, scan.id))
+            return allocated(self._part(scan))
         return 0
+
+    def _part(self, scan: Scan) -> Path:
+        return self._parts.of(owner_of(scan.path, self._config.accounts).account, scan.id)
 
     def _built(self, scan: Scan) -> int:
         if scan.step(Step.IDENTIFY).status is not Status.DONE:

@@ -20,6 +20,7 @@ from srctd.core.messages import Job
 from srctd.core.recipe import Recipe
 from srctd.core.scan import Manifest, Owner
 from srctd.formats.isolated import IsolatedReader
+from srctd.parts import PartFolders
 from srctd.results import Identified
 from srctd.room import Room
 from srctd.taskfolder import task_folder
@@ -87,6 +88,7 @@ class Services:
     room: Room
     ownership: Ownership
     copies: Copies
+    parts: PartFolders
     remote: Remote | None
     """A further host that gets copies and results."""
     manifest: Callable[[str], Awaitable[Manifest]]

@@ -32,7 +32,7 @@ from srctd.results import Checked, Identified, Previewed, Reconstructed, Submitt
 from srctd.room import Claim, allocated
 from srctd.sending import send, send_results
 from srctd.services import SOFTWARE, CatalogPort, Outcome, PoolPort, Work
-from srctd.taskfolder import owner_of, part_folder, publish_tree, read_parameters, stored, write_json
+from srctd.taskfolder import owner_of, publish_tree, read_parameters, stored, write_json
 from srctd.threads import at_storage
 
 HEALTH_SECONDS = 2.0
@@ -83,7 +83,7 @@ async def check(work: Work) -> Checked:
 async def sync_input(work: Work) -> Synced:
     """Copy the scan to shared storage, or leave it where it is if it lies there already; prove it by digests."""
     in_place = work.result(Step.CHECK, Checked).in_place or bool(work.scan.leader)
-    part = part_folder(work.services.config, work.scan.path, work.scan.id)
+    part = work.services.parts.of(work.owner.account, work.scan.id)
     belonging = await work.belonging()
     await at_storage(work.services.storage.make_account, work.task_folder.parent.name, belonging.give_own)
     manifest = await work.services.manifest(work.scan.id)
@@ -95,7 +95,7 @@ async def sync_input(work: Work) -> Synced:
         await at_storage(sync.write_manifest, part, proven, belonging.give)
     elif proven is None:
         await _copies_are_made(work)
-        proven = await work.services.copies.copy(work.scan.id, manifest, part, work.owner)
+        proven = await work.services.copies.copy(work.scan.id, manifest, work.owner)
     while True:
         final = work.task_folder
         try:
@@ -282,7 +282,8 @@ STEPS: Mapping[Step, StepFunction] = {
 
 async def _bytes_to_copy(work: Work) -> int:
     """What is not copied yet of a scan."""
-    part = part_folder(work.services.config, work.scan.path, work.scan.id)
+    owner = owner_of(work.scan.path, work.services.config.accounts)  # IDENTIFY may be under way
+    part = work.services.parts.of(owner.account, work.scan.id)
     return await at_storage(sync.bytes_left, await work.services.manifest(work.scan.id), part)
 
 

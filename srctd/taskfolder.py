@@ -26,11 +26,6 @@ def task_folder(config: Config, scan: Scan) -> Path:
     return Path(config.storage.shared) / identified.owner.account / scan.task
 
 
-def part_folder(config: Config, path: str, scan: str) -> Path:
-    """The hidden folder, beside the task folder, in which the copy of a scan grows."""
-    return Path(config.storage.shared) / owner_of(path, config.accounts).account / f".{scan}.part"
-
-
 def owner_of(path: str, rules: tuple[AccountRule, ...]) -> Owner:
     """The first rule whose pattern is found in the path decides; without one the account is `unassigned`."""
     for rule in rules:

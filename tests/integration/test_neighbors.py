@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import disks
+import needs
 import pytest
 from pyscicat.client import ScicatClient as Pyscicat
 from scitacean import PID, Client
@@ -195,3 +196,32 @@ def test_a_name_that_another_daemon_takes_while_the_copy_grows_is_left_to_it(tmp
         copied = taken.with_name(f"{task}-2") / "input" / "phantom.nxs"
         assert copied.read_bytes() == (site.detector / "phantom.nxs").read_bytes()
         assert (taken / "input" / "phantom.nxs").read_bytes() == b"another"
+
+
+def test_two_machines_whose_detectors_have_the_same_path(tmp_path: Path) -> None:
+    """Each daemon sees its own disk at one and the same place; both copy at once a scan of the same path."""
+    needs.root()
+    place, shared = tmp_path / "data", tmp_path / "one" / "shared"
+    place.mkdir()
+
+    def machine(name: str) -> Site:
+        site = Site(tmp_path / name, watch="copy_megabytes_per_second = 5")
+        text = site.config.read_text().replace(str(site.detector), str(place))
+        site.config.write_text(text.replace(f"{site.folder}/shared", str(shared)))
+        mount = f'mount --bind {site.detector} {place} && exec "$0" "$@"'
+        site.launcher = ("unshare", "--mount", "sh", "-c", mount)
+        return site
+
+    one, other = machine("one"), machine("other")
+    with running(one), running(other):
+        made = Made(tmp_path)
+        sources = [put(made("phantom.nxs", columns=256, angles=120), site.detector) for site in (one, other)]
+        for site in (one, other):
+            site.until(lambda: len(tasks(site)) == 1, "it has a name")  # noqa: B023
+        found = [site.scan("done") for site in (one, other)]
+        assert found[0]["scan"] == found[1]["scan"]
+        copied = [Path(scan["folder"], "input", "phantom.nxs").read_bytes() for scan in found]
+        assert copied == [source.read_bytes() for source in sources]
+        assert copied[0] != copied[1]
+        assert len(list((shared / "visitors").iterdir())) == 2
+        assert [site.stop() for site in (one, other)] == [0, 0]

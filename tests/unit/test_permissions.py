@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srctd import parts
 from srctd.adapters import sync
 from srctd.adapters.ownership import ACCESS, DEFAULT, Belonging, Ownership
 from srctd.adapters.space import SharedStorage
@@ -22,6 +21,7 @@ from srctd.core import permissions
 from srctd.core.errors import ConfigError, HoldError
 from srctd.core.permissions import Granted
 from srctd.core.scan import FileEntry, Manifest, Owner
+from srctd.parts import open_part
 
 OWNER = Owner(account="p-1", owner="root", owner_group="root")
 
@@ -178,7 +178,7 @@ def test_below_a_folder_that_is_open_to_all_nothing_is_made_so(
     storage.require(1, 0, "a byte")
     storage.make_account("p-1", lambda descriptor: None)
     part = open_to_all / "p-1" / ".scan.part"
-    parts.claim(part, "me")
+    open_part(part)
     (tmp_path / "scan/in").mkdir(parents=True)
     (tmp_path / "scan/in/a.tif").write_bytes(b"frame")
     at = (tmp_path / "scan/in/a.tif").stat()
@@ -188,7 +188,6 @@ def test_below_a_folder_that_is_open_to_all_nothing_is_made_so(
     made = {name.rpartition("/")[2] for name in seen}
     assert {
         SharedStorage.MARKER,
-        parts.OWNER,
         "progress.jsonl",
         "manifest.json",
         "input",

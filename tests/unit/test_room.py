@@ -14,10 +14,11 @@ from srctd.config import Config, StorageSection, WatchSection
 from srctd.core.errors import NoSpace, StorageUnavailable
 from srctd.core.lifecycle import AnyEvent, Released, Scan, Status, Step, StepFailed, StepState, advance
 from srctd.core.space import RESULT_FILES, Grade, Thresholds
+from srctd.parts import PartFolders
 from srctd.releases import Releases
 from srctd.results import Checked, Identified
 from srctd.room import Claim, Room, allocated
-from srctd.taskfolder import owner_of, part_folder, task_folder
+from srctd.taskfolder import owner_of, task_folder
 
 MB = 1_000_000
 
@@ -66,7 +67,8 @@ class Stage:
         self.config = config_of(folder)
         self.disk = Disk(folder, free)
         self.scans = {scan.id: scan for scan in scans}
-        self.room = Room(self.config, self.disk, self.scans.values)
+        self.parts = PartFolders(str(folder / "shared"), "1a2b")
+        self.room = Room(self.config, self.disk, self.parts, self.scans.values)
 
     def play(self, scenario: Callable[[], Awaitable[None]]) -> None:
         asyncio.run(scenario())
@@ -123,7 +125,7 @@ def test_what_is_written_already_is_not_counted_twice(tmp_path: Path) -> None:
     before = scan_of("before", size=30 * MB, check=checked(30 * MB, 20 * MB))
     stage = Stage(tmp_path, 150 * MB, before, scan_of("new"))
     for folder in (
-        part_folder(stage.config, before.path, "before") / "input",
+        stage.parts.of("unassigned", "before") / "input",
         task_folder(stage.config, before) / ".output.part-12ab",
     ):
         folder.mkdir(parents=True)
@@ -184,7 +186,7 @@ def test_more_files_than_can_be_made_are_no_room(tmp_path: Path) -> None:
         stage.disk.files = needed
         await stage.room.claim(new, wanted, "scan new")
 
-        part = part_folder(stage.config, before.path, "before") / "input"
+        part = stage.parts.of("unassigned", "before") / "input"
         part.mkdir(parents=True)
         for number in range(300):
             (part / str(number)).touch()
