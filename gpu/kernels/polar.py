@@ -56,6 +56,37 @@ class Spreading(NamedTuple):
         return total
 
 
+class _Rays(NamedTuple):
+    """The lines through zero frequency on which the samples lie, sorted by angle modulo pi."""
+
+    order: Array
+    """(n_angles,): which projection each is; -1 minus that for one that is seen from behind, an odd number of half
+    turns away.
+    """
+    steps: Array
+    """(n_angles, 4): grid steps per frequency along x and y, and their inverses."""
+    first_in_bin: Array
+    """(n_bins,): the first ray of each of equal parts of pi."""
+
+    @classmethod
+    def of(cls, angles: NDArray[np.float64], step: float) -> "_Rays":
+        """`step`: grid steps per frequency."""
+        turns = np.floor(angles / np.pi)
+        folded = angles - turns * np.pi
+        order = np.argsort(folded, kind="stable")
+        folded, behind = folded[order], turns[order] % 2 == 1
+        parts = np.stack([np.cos(folded), np.sin(folded)], axis=1) * step
+        with np.errstate(divide="ignore"):
+            inverse = np.where(np.abs(parts) > 1e-12, 1 / parts, 1e12)
+        n_bins = max(16, 2 * len(angles))
+        bounds = np.arange(n_bins) * (np.pi / n_bins)
+        return cls(
+            np.where(behind, -1 - order, order).astype(np.int32),
+            np.ascontiguousarray(np.concatenate([parts, inverse], axis=1), np.float32),
+            np.searchsorted(folded, bounds).astype(np.int32),
+        )
+
+
 class PolarTransform:
     """The transform for one set of angles; made once, used for many slices.
 
@@ -106,15 +137,7 @@ class PolarTransform:
             upsampling = 1.25 if response.size < _FEW_SAMPLES * n_columns**2 else 2.0
         self._spreading = Spreading.of(tolerance, upsampling)
         self._size = 2 * int(scipy.fft.next_fast_len(-(-max(32, int(upsampling * n_columns)) // 2)))
-        turns = np.floor(angles / np.pi)
-        folded = angles - turns * np.pi
-        order = np.argsort(folded, kind="stable")
-        # An odd number of half turns away, a projection is seen from behind.
-        self._direction = xp.asarray(np.where(turns[order] % 2 == 1, -1 - order, order).astype(np.int32))
-        self._rays = xp.asarray(_rays(folded[order], self._size / self._length))
-        self._n_bins = max(16, 2 * self._n_angles)
-        bounds = np.arange(self._n_bins) * (np.pi / self._n_bins)
-        self._first_in_bin = xp.asarray(np.searchsorted(folded[order], bounds).astype(np.int32))
+        self._rays = _Rays(*map(xp.asarray, _Rays.of(angles, self._size / self._length)))
         self._response = xp.asarray(response)
         pixels = np.arange(n_columns) - n_columns // 2
         self._correction = xp.asarray((1 / self._spreading.transform(pixels / self._size)).astype(np.float32))
@@ -168,27 +191,19 @@ class PolarTransform:
             self._device.transform(one, axes=(1,), inverse=False)
         launch(
             self._filter, (length, n_angles, 1),
-            packed, self._response, self._direction, self._polar, n_pairs, n_angles, length,
+            packed, self._response, self._rays.order, self._polar, n_pairs, n_angles, length,
         )  # fmt: skip
         core, reach, beta = self._core, float(self._spreading.reach), float(self._spreading.beta)
-        polar = self._polar, self._rays, self._first_in_bin
+        polar, n_bins = (self._polar, self._rays.steps, self._rays.first_in_bin), len(self._rays.first_in_bin)
         launch(
             self._gather_core, (2 * core, 2 * core, _PARTS),
-            *polar, self._parts, self._n_bins, n_angles, length, size, core, _PARTS, reach, beta,
+            *polar, self._parts, n_bins, n_angles, length, size, core, _PARTS, reach, beta,
         )  # fmt: skip
         launch(
             self._gather, (size, size, 1),
-            *polar, grid, n_pairs, self._n_bins, n_angles, length, size, core, reach, beta,
+            *polar, grid, n_pairs, n_bins, n_angles, length, size, core, reach, beta,
         )  # fmt: skip
         launch(self._add_core, (2 * core, 2 * core, 1), self._parts, grid, n_pairs, size, core, _PARTS)
         for one in grid:
             self._device.transform(one, axes=(0, 1), inverse=True)
         launch(self._crop, (n, n, n_pairs), grid, self._correction, slices, n_rows, n, size)
-
-
-def _rays(directions: NDArray[np.float64], step: float) -> NDArray[np.float32]:
-    """(n_angles, 4): grid steps per frequency along x and y, and their inverses."""
-    parts = np.stack([np.cos(directions), np.sin(directions)], axis=1) * step
-    with np.errstate(divide="ignore"):
-        inverse = np.where(np.abs(parts) > 1e-12, 1 / parts, 1e12)
-    return np.ascontiguousarray(np.concatenate([parts, inverse], axis=1), np.float32)
