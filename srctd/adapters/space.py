@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -114,6 +115,7 @@ class SharedStorage:
         self.grade = Grade.FULL
         """What may be done, by what was free when it was last asked."""
         self._note = note
+        self._first_use = threading.Lock()
 
     def require(self, needed: int, reserve: int, what: str, promised: int = 0) -> None:
         """As `space.require`, on this storage; raises `StorageUnavailable` as well where it is not there.
@@ -164,7 +166,7 @@ class SharedStorage:
 
     def measure(self) -> Measured:
         """What is free; `grade` follows. Writes nothing. Raises `StorageUnavailable` where storage is not there."""
-        if self._noted() and _text_of(os.path.join(self.path, self.MARKER)) != self._noted():
+        if self._noted() and self._found() != self._noted():
             raise self._gone(f"has no marker {self.MARKER} of this daemon")
         measured = self._ask()
         self.grade = grade(measured.free, self.thresholds, self.grade)
@@ -199,18 +201,25 @@ class SharedStorage:
     def _require_marker(self) -> None:
         if not os.path.isdir(self.path):
             raise self._gone("is not there")
-        found = _text_of(os.path.join(self.path, self.MARKER))
-        noted = self._noted()
-        if not noted:  # the first use, or another path than before
-            found = found or self._mark()
-            _write_text(self._note, f"{found} {self.path}")
-        elif found != noted:
+        with self._first_use:  # several scans may want storage at once
+            if not self._noted():  # or another path than before
+                _write_text(self._note, f"{self._mark()} {self.path}")
+        if self._found() != self._noted():
             raise self._gone(f"has no marker {self.MARKER} of this daemon")
 
     def _mark(self) -> str:
-        text = uuid.uuid4().hex
-        _write_text(os.path.join(self.path, self.MARKER), text)
-        return text
+        """The text of the marker, which is left unless there is one: of several daemons one is the first."""
+        if not self._found():
+            _write_text(os.path.join(self.path, self.MARKER), uuid.uuid4().hex, replace=False)
+        found = self._found()
+        if not found:
+            raise StorageUnavailable(
+                f"storage.shared = {self.path!r} has an empty marker {self.MARKER}", hint="remove that file"
+            )
+        return found
+
+    def _found(self) -> str:
+        return _text_of(os.path.join(self.path, self.MARKER))
 
     def _gone(self, how: str) -> StorageUnavailable:
         hint = f"is the file system mounted? If it was replaced for good, remove {self._note}"
@@ -249,16 +258,35 @@ def _text_of(path: str) -> str:
         raise StorageUnavailable(f"{path} cannot be read: {exc.strerror}", hint="check the mount") from exc
 
 
-def _write_text(path: str, text: str) -> None:
+def _write_text(path: str, text: str, *, replace: bool = True) -> None:
+    """Write a file that appears whole; unless `replace`, one that is there stays, where file systems can tell."""
+    growing = f"{path}.part-{secrets.token_hex(4)}"
     try:
-        growing = f"{path}.part"
-        with open(growing, "w", encoding="utf-8", opener=partial(os.open, mode=NEW_FILE)) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(growing, path)
+        try:
+            with open(growing, "x", encoding="utf-8", opener=partial(os.open, mode=NEW_FILE)) as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            if replace or not _link(growing, path):
+                os.replace(growing, path)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(growing)
     except OSError as exc:
         raise _write_error(path, exc) from exc
+
+
+def _link(existing: str, path: str) -> bool:
+    """Give a file a name, unless something has that name; False where the file system knows no second names."""
+    try:
+        os.link(existing, path)
+    except FileExistsError:
+        return True
+    except OSError as exc:
+        if exc.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            return False
+        raise
+    return True
 
 
 def _write_error(path: str, exc: OSError) -> SrctdError:

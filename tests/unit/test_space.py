@@ -1,5 +1,9 @@
 """Free space, asked before writing."""
 
+import errno
+import os
+import threading
+
 import pytest
 
 from srctd.adapters import space
@@ -52,6 +56,44 @@ def test_storage_is_known_again_by_its_marker(storage, tmp_path):
     other = SharedStorage(str(tmp_path / "shared"), str(tmp_path / "note of another daemon"))
     other.require(1, 0, "a byte")
     storage.require(1, 0, "a byte")
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_scans_and_daemons_that_use_new_storage_at_once_agree_on_its_marker(tmp_path, monkeypatch, links):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "no second names here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    daemons = 4 if links else 1
+    for turn in range(20):
+        shared = tmp_path / f"shared-{turn}"
+        shared.mkdir()
+        storages = [SharedStorage(str(shared), str(tmp_path / f"note-{turn}-{n}")) for n in range(daemons)]
+        start, failed = threading.Barrier(4 * daemons), []
+
+        def use(storage, start=start, failed=failed):
+            start.wait()
+            try:
+                storage.require(1, 0, "a byte")
+            except StorageUnavailable as exc:
+                failed.append(exc)
+
+        threads = [threading.Thread(target=use, args=(storage,)) for storage in 4 * storages]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failed
+        for storage in storages:
+            storage.require(1, 0, "a byte")
+        assert os.listdir(shared) == [SharedStorage.MARKER]
+
+
+def test_a_marker_that_says_nothing_is_nobodys(storage, tmp_path):
+    (tmp_path / "shared" / SharedStorage.MARKER).touch()
+    with pytest.raises(StorageUnavailable, match="empty marker"):
+        storage.require(1, 0, "a byte")
 
 
 def test_an_empty_mount_point_is_not_the_storage(storage, tmp_path):
