@@ -33,6 +33,7 @@ STEP = 0.01
 
 def main(parameters: str, output: str, *, threads: int, memory_bytes: int | None, device: str) -> int:
     """Reconstruct; returns the exit status, 1 after an error."""
+    memory.share_heap()
     progress = Progress(sys.stdout)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, progress.cancel)

@@ -87,6 +87,7 @@ class State:
 def main(settings: Settings) -> int:
     """Serve until told to stop; returns the exit status."""
     configure_logs()
+    memory.share_heap()
     state = State()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: state.leaving.set())

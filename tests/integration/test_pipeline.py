@@ -285,6 +285,7 @@ from gpu.pipeline import Resources, run_rows
 from srctd.core.messages import RowsJob
 from srctd.formats import open_scan
 parameters, output, scan = sys.argv[1:]
+memory.share_heap()
 resources = Resources(threads=2, memory_bytes=600 << 20)
 run_rows(RowsJob(scan="s", parameters=parameters, output=output, first=0, end=64), resources, lambda *_: None)
 with open_scan(scan) as reader:
