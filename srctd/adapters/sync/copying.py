@@ -48,7 +48,7 @@ def copy_settled(
         Engine(source, folder, notes, options) as engine,
     ):
         for file, known, descriptor in source.ahead(due):
-            checked = known.checked(_stat(f"{folder}/{file.copied_as}"))
+            checked = _checked(known, folder, file)
             if settled[file.path] == file.size:
                 engine.whole(file, descriptor, checked)
             else:
@@ -117,7 +117,7 @@ def _proven(
     proven: dict[str, FileEntry] = {}
     due = []
     for file in named(wanted, _stored(noted), portable=options.portable_names):
-        known = _known(noted, file).checked(_stat(f"{folder}/{file.copied_as}"))
+        known = _checked(_known(noted, file), folder, file)
         done = known.finished_as(file)
         if done is not None and known.mine:
             proven[file.path] = done
@@ -151,13 +151,16 @@ def _known(noted: Mapping[str, Known], file: FileEntry) -> Known:
     return known if known.stored == file.copied_as else NOTHING
 
 
-def _stat(path: str) -> os.stat_result | None:
-    """Of a file of the copy, or of what has its name; None: nothing has."""
+def _checked(known: Known, folder: Path, file: FileEntry) -> Known:
+    """What is left of what was noted of a file in view of its copy, or of what has that name."""
+    if known is NOTHING:
+        return known
+    path = f"{folder}/{file.copied_as}"
     with writing(path, "looked at"):
         try:
-            return os.lstat(path)
+            return known.checked(os.lstat(path))
         except (FileNotFoundError, NotADirectoryError):
-            return None
+            return NOTHING
 
 
 def _settle(folder: Path, names: frozenset[str], give: Give) -> None:

@@ -1,8 +1,8 @@
 """Copying files: read and digested in one thread, written in a second, made durable and read back in a third.
 
-Memory is a few blocks. To the disk goes early what was written, so that the closing fsync is short; and files are
-closed by the batch, because a file system makes a hundred files durable in about the time it takes for one. A file
-counts as copied, and is noted as such, only after that.
+Memory is a few blocks; small files share one. To the disk goes early what was written, so that the closing fsync is
+short; and files are closed by the batch, because a file system makes a hundred files durable in about the time it
+takes for one. A file counts as copied, and is noted as such, only after that.
 """
 
 import mmap
@@ -20,11 +20,10 @@ import xxhash
 from srctd.adapters.sync import kernel
 from srctd.adapters.sync.folders import make_inner_folder
 from srctd.adapters.sync.lane import Lane
-from srctd.adapters.sync.notes import Block, Known, Notes
+from srctd.adapters.sync.notes import NOTHING, Block, Known, Notes
 from srctd.adapters.sync.options import CopyOptions
 from srctd.adapters.sync.proof import digest_of, forget, read_back
 from srctd.adapters.sync.source import (
-    CHUNK_BYTES,
     Source,
     block_lengths,
     check_unchanged,
@@ -48,6 +47,10 @@ BATCH_FILES = 128
 BATCH_BYTES = 32 * BLOCK_BYTES
 """So much is made durable at once. A batch is filled while another waits and a third is made durable, so that three
 times as many files are open at most."""
+SMALL_BYTES = 1 << 20
+"""Files up to this size are handed over together: one by one that would take longer than to write them."""
+SMALL_FILES = 32
+"""So many at most."""
 
 
 class Engine:
@@ -61,11 +64,13 @@ class Engine:
         self._options = options
         self._writer = Lane("copy-write", WAITING)
         self._settler = Lane("copy-settle", 1)
-        self._small = memoryview(mmap.mmap(-1, CHUNK_BYTES))
         self._ring: deque[memoryview] = deque()
+        self._small: list[tuple[FileEntry, memoryview]] = []
+        self._small_bytes = 0
         self._open: set[Target] = set()
         self._made: set[str] = set()
         self._batch: list[tuple[Target, FileEntry | None]] = []
+        self._batch_files = 0
         self._batch_bytes = 0
 
     def __enter__(self) -> "Engine":
@@ -75,6 +80,7 @@ class Engine:
         """Make durable what was copied, also if something ends the copy: the next attempt goes on from there."""
         try:
             with suppress(SrctdError) if kind else nullcontext():
+                self._hand_over_small()
                 self._hand_over()
                 self._writer.drain()
                 self._settler.drain()
@@ -92,15 +98,19 @@ class Engine:
         Blocks that the copy holds stay. Where the source has not changed since they were read of it, it is not
         read again: the copy is. Raises as `sync.copy` does.
         """
+        if wait := tick_left(file.mtime_ns):
+            time.sleep(wait)
         path = self._source.path(file.path)
-        time.sleep(tick_left(file.mtime_ns))
         check_unchanged(original, path, file)
+        if file.size <= SMALL_BYTES and not known.blocks:
+            return self._read_small(file, original, path)
+        self._hand_over_small()  # their memory is wanted
         target = self._target(file, known)
         cloned = self._prepare(target, original)
         whole, digests, hole_bytes = xxhash.xxh3_128(), [], 0
         several = [whole] if file.size > BLOCK_BYTES else []  # else the block's digest is that of the file
         for index, (offset, length) in enumerate(block_lengths(file.size)):
-            buffer = self._buffer(file.size)[:length]
+            buffer = self._buffer()[:length]
             kept = self._kept(target, index, buffer)
             if kept:
                 whole.update(buffer)
@@ -129,22 +139,54 @@ class Engine:
             return
         then = 0 if tick_left(now.st_mtime_ns) else now.st_mtime_ns  # 0: it is no proof that nothing changes
         seen = msgspec.structs.replace(file, size=now.st_size, mtime_ns=then)
+        self._hand_over_small()
         target = self._target(seen, known)
         target.sparse = _is_sparse(now)
         for index in missing:
-            buffer = self._buffer(now.st_size)[:BLOCK_BYTES]
+            buffer = self._buffer()
             digest = self._read(original, seen, index, buffer)
             self._put(
                 target, index, digest, buffer, self._gaps(target, original, index * BLOCK_BYTES, buffer)
             )
         self._end(target, None)
 
+    def _read_small(self, file: FileEntry, original: int, path: str) -> FileEntry:
+        """Read a small file; it is written when there are enough of them."""
+        if len(self._small) >= SMALL_FILES or self._small_bytes + file.size > BLOCK_BYTES:
+            self._hand_over_small()
+        buffer = self._buffer()[self._small_bytes : self._small_bytes + file.size]
+        read_block(original, path, buffer, 0, self._options.pace)
+        check_unchanged(original, path, file)
+        digest = xxhash.xxh3_128_hexdigest(buffer)
+        entry = FileEntry(
+            path=file.path, size=file.size, mtime_ns=file.mtime_ns, stored=file.stored, digest=digest
+        )
+        self._make_parent(file)
+        self._small.append((entry, buffer))
+        self._small_bytes += file.size
+        return entry
+
+    def _hand_over_small(self) -> None:
+        """Have the small files written that were read."""
+        if not self._small:
+            return
+        self._writer.do(partial(self._write_small, self._small, self._batch))
+        self._ring.rotate(-1)
+        self._count(len(self._small), self._small_bytes)
+        self._small, self._small_bytes = [], 0
+
     def _target(self, file: FileEntry, known: Known) -> Target:
-        path = f"{self._top}/{file.copied_as}"
+        self._make_parent(file)
+        return self._opened(file, known)
+
+    def _make_parent(self, file: FileEntry) -> None:
         parent = file.copied_as.rpartition("/")[0]
         if parent not in self._made:
             make_inner_folder(self._folder, parent)
             self._made.add(parent)
+
+    def _opened(self, file: FileEntry, known: Known) -> Target:
+        path = f"{self._top}/{file.copied_as}"
         with writing(path):
             target = Target(path, file, known)
         self._open.add(target)
@@ -153,8 +195,6 @@ class Engine:
     def _prepare(self, target: Target, original: int) -> bool:
         """Make a file ready to be written; True if it needs not be, because it shares the blocks of its source."""
         size = target.file.size
-        if size <= CHUNK_BYTES:
-            return False
         with reading(self._source.path(target.file.path)):
             target.sparse = _is_sparse(os.fstat(original))
         with writing(target.path):
@@ -164,10 +204,8 @@ class Engine:
                 kernel.allocate(target.descriptor, size)
         return False
 
-    def _buffer(self, size: int) -> memoryview:
-        """Memory for a block of a file. It may be used again until it is given to the writer."""
-        if size <= CHUNK_BYTES:
-            return self._small
+    def _buffer(self) -> memoryview:
+        """Memory for a block. It may be used again until it is given to the writer."""
         if not self._ring:  # one is filled and one written, besides
             self._ring.extend(memoryview(mmap.mmap(-1, BLOCK_BYTES)) for _ in range(WAITING + 2))
         return self._ring[0]
@@ -212,12 +250,8 @@ class Engine:
         if before is not None and before.digest == digest and self._holds(target, index, before, len(buffer)):
             self._notes.written(target.file, index, digest, 0)
             return
-        task = partial(self._write, target, index, digest, buffer, gaps)
-        if target.file.size <= CHUNK_BYTES:  # handing it over would take longer than writing it
-            task()
-        else:
-            self._writer.do(task)
-            self._ring.rotate(-1)
+        self._writer.do(partial(self._write, target, index, digest, buffer, gaps))
+        self._ring.rotate(-1)
 
     def _holds(self, target: Target, index: int, known: Block, length: int) -> bool:
         if known.proven:
@@ -228,15 +262,20 @@ class Engine:
     def _end(self, target: Target, entry: FileEntry | None) -> None:
         """All of a file was given to be written. Without an `entry` it is not the whole file."""
         self._batch.append((target, entry))
-        self._batch_bytes += target.file.size
-        if len(self._batch) >= BATCH_FILES or self._batch_bytes >= BATCH_BYTES:
+        self._count(1, target.file.size)
+
+    def _count(self, files: int, size: int) -> None:
+        """So many more files of the batch were given to be written."""
+        self._batch_files += files
+        self._batch_bytes += size
+        if self._batch_files >= BATCH_FILES or self._batch_bytes >= BATCH_BYTES:
             self._hand_over()
 
     def _hand_over(self) -> None:
         """Have what was written so far made durable, once it is written."""
         task = partial(self._settle, self._batch)
         self._writer.do(partial(self._settler.do, task))
-        self._batch, self._batch_bytes = [], 0
+        self._batch, self._batch_files, self._batch_bytes = [], 0, 0
 
     # --- in the writing thread ----------------------------------------------------------------------------
 
@@ -253,6 +292,17 @@ class Engine:
                     target.descriptor, first * BLOCK_BYTES, WRITE_BACK_BLOCKS * BLOCK_BYTES
                 )
         self._notes.written(target.file, index, digest, len(data))
+
+    def _write_small(
+        self, files: Sequence[tuple[FileEntry, memoryview]], batch: list[tuple[Target, FileEntry | None]]
+    ) -> None:
+        for entry, data in files:
+            target = self._opened(entry, NOTHING)
+            with writing(target.path):
+                target.write(data, 0, [])
+            batch.append((target, entry))
+            if entry.size:
+                self._notes.written(entry, 0, entry.digest, entry.size)
 
     # --- in the settling thread ---------------------------------------------------------------------------
 

@@ -99,10 +99,8 @@ class Known:
             return file.size
         return sum(max(0, min(BLOCK_BYTES, file.size - index * BLOCK_BYTES)) for index in self.blocks)
 
-    def checked(self, stat: os.stat_result | None) -> "Known":
-        """What is left of that in view of what the file system says of the copy; None: there is none."""
-        if stat is None:
-            return NOTHING
+    def checked(self, stat: os.stat_result) -> "Known":
+        """What is left of that in view of what the file system says of the copy."""
         as_left = S_ISREG(stat.st_mode) and stat.st_size >= self.size
         as_left = as_left and abs(stat.st_mtime_ns - self.mtime_ns) <= _CLOCK_NS
         if self.mine and as_left:
