@@ -37,7 +37,7 @@ extern "C" __global__ void backproject(const Samples *__restrict__ rows, const V
         const float below = floorf(t);
         const float share = t - below;
         int at = (int)below;
-        at = at < 0 ? at + length : at;
+        at = at < 0 ? at + length : at < length ? at : at - length;
         const int next = at + 1 < length ? at + 1 : 0;
         const Samples a = line[at], b = line[next];
         for (int s = 0; s < SLICES; ++s) {

@@ -1,4 +1,4 @@
-"""Direct back-projection on a device; the kernel is in `backproject.cu`."""
+"""Direct back-projection on a device; the kernel is in `backproject.cu`, its twin for the CPU in `gpu.direct`."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ def backproject(
     """
     n_groups, n_angles, length, k = rows.shape
     n_rows, n_y, n_x = slices.shape
-    views = np.stack([np.cos(angles), np.sin(angles), np.full(n_angles, center)], axis=1)
+    views = np.stack([np.cos(angles), np.sin(angles), np.full(n_angles, center % length)], axis=1)
     macros: dict[str, int] = {"SLICES": k} | ({"HALF": 1} if rows.dtype == np.float16 else {})
     device.launch(
         Kernel("backproject.cu", "backproject", (16, 16, 1), **macros),
